@@ -1,0 +1,115 @@
+// The C++ half of tunesmith-kernels: what libtorch offers in C++ and tch does not pass on.
+//
+// Every function catches whatever C++ throws and returns it as a heap string (null: success), which the Rust half
+// frees with tunesmith_free_error. No exception and no panic crosses this border.
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/edge.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace {
+
+template <typename F> char *guarded(F &&body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception &e) {
+    return strdup(e.what());
+  } catch (...) {
+    return strdup("an exception of unknown type");
+  }
+}
+
+// What Rust gives a node: a boxed closure, called at most once, and the function that drops it unused.
+// `backward` receives n_out gradients (null where none arrived) and fills n_in slots with new tensors (null: none);
+// it returns null, or an error string that Rust allocated with strdup's allocator.
+extern "C" {
+typedef char *(*tunesmith_backward)(void *closure, const at::Tensor *const *grads, int64_t n_out, at::Tensor **out,
+                                    int64_t n_in);
+typedef void (*tunesmith_drop)(void *closure);
+}
+
+struct RustNode final : torch::autograd::Node {
+  void *closure = nullptr;
+  tunesmith_backward backward = nullptr;
+  tunesmith_drop drop = nullptr;
+  int64_t n_inputs = 0;
+  std::string label;
+
+  ~RustNode() override { release_variables(); }
+
+  std::string name() const override { return label; }
+
+  void release_variables() override {
+    if (closure != nullptr) {
+      drop(closure);
+      closure = nullptr;
+    }
+  }
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list &&grads) override {
+    TORCH_CHECK(closure != nullptr, "second backward through ", label,
+                ": a coarse node frees what it saved after its first backward");
+    std::vector<const at::Tensor *> grad_ptrs;
+    for (auto &g : grads) grad_ptrs.push_back(g.defined() ? &g : nullptr);
+    std::vector<at::Tensor *> out(n_inputs, nullptr);
+    void *once = closure;
+    closure = nullptr; // Rust consumes it, whatever happens
+    char *error = backward(once, grad_ptrs.data(), grad_ptrs.size(), out.data(), n_inputs);
+    torch::autograd::variable_list result(n_inputs);
+    for (int64_t i = 0; i < n_inputs; i++) {
+      if (out[i] != nullptr) {
+        result[i] = std::move(*out[i]);
+        delete out[i];
+      }
+    }
+    if (error != nullptr) {
+      std::string message(error);
+      free(error);
+      TORCH_CHECK(false, label, ": ", message);
+    }
+    return result;
+  }
+};
+
+} // namespace
+
+extern "C" {
+
+void tunesmith_free_error(char *error) { free(error); }
+
+char *tunesmith_strdup(const char *text, size_t length) { return strndup(text, length); }
+
+// "highest", "high" or "medium": see at::Context::setFloat32MatmulPrecision.
+char *tunesmith_set_float32_matmul_precision(const char *precision) {
+  return guarded([&] { at::globalContext().setFloat32MatmulPrecision(precision); });
+}
+
+// Makes `outputs` (computed outside autograd) results of a node whose backward is the Rust closure.
+// The closure is owned by the node from here on, or dropped at once when no input needs a gradient.
+char *tunesmith_attach_node(const char *label, at::Tensor *const *inputs, int64_t n_inputs, at::Tensor *const *outputs,
+                            int64_t n_outputs, void *closure, tunesmith_backward backward, tunesmith_drop drop) {
+  return guarded([&] {
+    std::vector<at::Tensor> ins;
+    for (int64_t i = 0; i < n_inputs; i++) ins.push_back(*inputs[i]);
+    auto node = std::shared_ptr<RustNode>(new RustNode(), torch::autograd::deleteNode);
+    node->closure = closure;
+    node->backward = backward;
+    node->drop = drop;
+    node->n_inputs = n_inputs;
+    node->label = label;
+    if (!torch::autograd::compute_requires_grad(ins)) return; // node dies here and drops the closure
+    node->set_next_edges(torch::autograd::collect_next_edges(ins));
+    for (int64_t i = 0; i < n_outputs; i++) torch::autograd::set_history(*outputs[i], node);
+  });
+}
+}

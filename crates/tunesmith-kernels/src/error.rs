@@ -1,0 +1,9 @@
+//! The one error of this crate: libtorch said no.
+
+/// What libtorch or the shim answered instead of a result.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A C++ exception, caught at the border.
+    #[error("libtorch: {0}")]
+    Cxx(String),
+}
