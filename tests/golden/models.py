@@ -55,10 +55,6 @@ CONFIGS = {
     "qwen2": Qwen2Config(
         **SMALL, num_key_value_heads=2, tie_word_embeddings=True, rms_norm_eps=1e-6, rope_parameters=rope(1000000.0)
     ),
-    "qwen2-window": Qwen2Config(  # the first layer sees everything, the second eight tokens
-        **SMALL, num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=1,
-        rope_parameters=rope(10000.0),
-    ),  # fmt: skip
     "qwen3": Qwen3Config(
         **SMALL, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, rope_parameters=rope(1000000.0)
     ),
