@@ -1,1 +1,27 @@
 #![doc = include_str!("../README.md")]
+
+mod attention;
+mod cache;
+pub mod config;
+mod error;
+pub mod family;
+mod head;
+mod linear;
+mod mlp;
+mod norm;
+mod param;
+mod ragged;
+mod rope;
+mod transformer;
+mod weights;
+
+pub use cache::KvCache;
+pub use config::Config;
+pub use error::ModelError;
+pub use head::{Head, TokenScores};
+pub use linear::Linear;
+pub use norm::Norm;
+pub use param::Param;
+pub use ragged::Ragged;
+pub use transformer::Transformer;
+pub use weights::{LoadOptions, TensorFile, write_tensors};

@@ -1,0 +1,68 @@
+//! Keys and values of what has been read, so that each token is computed once.
+//!
+//! Shapes: S sequences, K key/value heads, D head size, capacity in tokens.
+
+use crate::Config;
+use tch::{Device, Kind, Tensor};
+
+/// Static buffers for `S` sequences of at most `capacity` tokens each.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<[Tensor; 2]>, // k and v: (S, K, capacity, D)
+    lens: Vec<i64>,
+    capacity: i64,
+}
+
+impl KvCache {
+    /// An empty cache for `n_seq` sequences.
+    pub fn new(config: &Config, n_seq: usize, capacity: usize, kind: Kind, device: Device) -> Self {
+        let size = [n_seq as i64, config.n_kv_head, capacity as i64, config.head_dim];
+        let buffer = || Tensor::empty(size, (kind, device));
+        Self {
+            layers: (0..config.n_layer).map(|_| [buffer(), buffer()]).collect(),
+            lens: vec![0; n_seq],
+            capacity: capacity as i64,
+        }
+    }
+
+    /// Tokens held of each sequence.
+    pub fn lens(&self) -> &[i64] {
+        &self.lens
+    }
+
+    /// Tokens that fit per sequence.
+    pub fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// Forgets sequence `seq`, so that another can take its place.
+    pub fn clear(&mut self, seq: usize) {
+        self.lens[seq] = 0;
+    }
+
+    /// Appends `k` and `v` (T, K, D) of sequence `seq` in `layer`; returns all its keys and values (1, K, len + T, D).
+    /// The length grows only with [`advance`](Self::advance), after the last layer.
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        seq: usize,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> [Tensor; 2] {
+        let (old, new) = (self.lens[seq], k.size()[0]);
+        let write = |buffer: &Tensor, x: &Tensor| {
+            let buffer = buffer.narrow(0, seq as i64, 1);
+            buffer.narrow(2, old, new).copy_(&x.transpose(0, 1).unsqueeze(0));
+            buffer.narrow(2, 0, old + new)
+        };
+        let [k_buffer, v_buffer] = &self.layers[layer];
+        [write(k_buffer, k), write(v_buffer, v)]
+    }
+
+    /// Counts the tokens of a finished forward pass.
+    pub(crate) fn advance(&mut self, new: &[i64]) {
+        for (len, new) in self.lens.iter_mut().zip(new) {
+            *len += new;
+        }
+    }
+}

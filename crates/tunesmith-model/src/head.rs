@@ -1,0 +1,55 @@
+//! From hidden states to scores over the vocabulary, a chunk of rows at a time, so that no logits tensor of the whole
+//! batch exists outside autograd.
+//!
+//! Shapes: R rows (tokens whose label is trained), C width, V vocabulary.
+
+use crate::param::Param;
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+/// Logits held at once, in elements: 64 MiB in fp32.
+const CHUNK_ELEMENTS: i64 = 1 << 24;
+
+/// The output projection; tied to the embedding where the model says so.
+#[derive(Debug)]
+pub struct Head {
+    weight: Arc<Param>, // (V, C)
+}
+
+/// What the model thinks of given tokens.
+#[derive(Debug)]
+pub struct TokenScores {
+    /// ln p(label), (R), fp32, differentiable.
+    pub logprobs: Tensor,
+    /// Whether the label is the most probable token, (R), bool.
+    pub correct: Tensor,
+}
+
+impl Head {
+    pub(crate) fn new(weight: Arc<Param>) -> Self {
+        Self { weight }
+    }
+
+    /// `hidden` (R, C) → logits (R, V) in fp32.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        hidden.linear(&self.weight.tensor, None::<&Tensor>).to_kind(Kind::Float)
+    }
+
+    /// Log-probabilities of `labels` (R), i64, given `hidden` (R, C).
+    pub fn score(&self, hidden: &Tensor, labels: &Tensor) -> TokenScores {
+        let rows = (CHUNK_ELEMENTS / self.weight.tensor.size()[0]).max(1);
+        let chunks: Vec<(Tensor, Tensor)> = hidden
+            .split(rows, 0)
+            .iter()
+            .zip(labels.split(rows, 0))
+            .map(|(hidden, labels)| {
+                let logits = self.logits(hidden); // (rows, V)
+                let picked = logits.gather(-1, &labels.unsqueeze(-1), false).squeeze_dim(-1);
+                let logprobs = picked - logits.logsumexp(&[-1i64][..], false);
+                (logprobs, logits.argmax(-1, false).eq_tensor(&labels))
+            })
+            .collect();
+        let (logprobs, correct): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
+        TokenScores { logprobs: Tensor::cat(&logprobs, 0), correct: Tensor::cat(&correct, 0) }
+    }
+}

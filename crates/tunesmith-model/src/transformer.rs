@@ -1,0 +1,187 @@
+//! The decoder, read top to bottom: embed, blocks, norm, head. Every supported family is this file with a [`Config`].
+//!
+//! Shapes: N tokens of all documents, C model width.
+
+use crate::{
+    Config, KvCache, ModelError, Ragged,
+    attention::Attention,
+    config::Position,
+    head::Head,
+    mlp::Mlp,
+    norm::Norm,
+    param::{Init, Param, Spec, Supply},
+    rope::{Rope, Rotation},
+};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+
+/// A model in memory.
+#[derive(Debug)]
+pub struct Transformer {
+    /// What it is.
+    pub config: Config,
+    params: Vec<Arc<Param>>,
+    embed: Arc<Param>,
+    position: Option<Arc<Param>>,
+    rope: Option<Rope>,
+    blocks: Vec<Block>,
+    norm: Norm,
+    head: Head,
+}
+
+#[derive(Debug)]
+struct Block {
+    input_norm: Norm,
+    attention: Attention,
+    post_norm: Norm,
+    mlp: Mlp,
+}
+
+impl Block {
+    fn forward(
+        &self,
+        x: &Tensor,
+        ragged: &Ragged,
+        rotation: Option<&Rotation>,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor {
+        let x = x + self.attention.forward(&self.input_norm.forward(x), ragged, rotation, cache);
+        &x + self.mlp.forward(&self.post_norm.forward(&x))
+    }
+}
+
+impl Transformer {
+    /// Builds the model that `config` describes out of the parameters that `supply` gives.
+    pub(crate) fn build(config: Config, device: Device, supply: &mut Supply) -> Self {
+        let mut params: Vec<Arc<Param>> = Vec::new();
+        let mut supply = |spec: Spec| {
+            let param = supply(spec);
+            params.push(param.clone());
+            param
+        };
+        let supply: &mut Supply = &mut supply;
+        let names = config.names;
+        let init = Init::Normal { std: config.initializer_range };
+        let mut table = |name: &str, rows| {
+            supply(Spec {
+                name: format!("{name}.weight"),
+                shape: vec![rows, config.hidden_size],
+                init,
+            })
+        };
+        let embed = table(names.embed, config.vocab_size);
+        let position = (config.position == Position::Learned)
+            .then(|| table(names.position, config.max_position_embeddings));
+        let blocks =
+            (0..config.n_layer).map(|layer| Block::build(&config, layer, supply)).collect();
+        let norm = Norm::build(names.final_norm, config.norm, config.hidden_size, supply);
+        let head = match config.tie_word_embeddings {
+            true => embed.clone(),
+            false => supply(Spec {
+                name: format!("{}.weight", names.head),
+                shape: vec![config.vocab_size, config.hidden_size],
+                init,
+            }),
+        };
+        let rope = Rope::new(&config.position, config.head_dim, device);
+        Self { params, embed, position, rope, blocks, norm, head: Head::new(head), config }
+    }
+
+    /// Hidden states after the last norm, (N, C).
+    ///
+    /// With a cache, document `i` continues the cache's sequence `i`, and the cache grows by what was read.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, or a position that the model does not have.
+    pub fn hidden(
+        &self,
+        ragged: &Ragged,
+        mut cache: Option<&mut KvCache>,
+    ) -> Result<Tensor, ModelError> {
+        self.check(ragged)?;
+        let mut x = Tensor::embedding(&self.embed.tensor, &ragged.tokens, -1, false, false); // (N, C)
+        if let Some(position) = &self.position {
+            x += Tensor::embedding(&position.tensor, &ragged.positions, -1, false, false);
+        }
+        let rotation = self.rope.as_ref().map(|rope| rope.at(&ragged.positions, x.kind()));
+        for block in &self.blocks {
+            x = block.forward(&x, ragged, rotation.as_ref(), cache.as_deref_mut());
+        }
+        if let Some(cache) = cache {
+            cache.advance(&ragged.lens);
+        }
+        Ok(self.norm.forward(&x))
+    }
+
+    /// The output projection, for rows of [`hidden`](Self::hidden).
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// All parameters, in the order of the architecture; a tied head appears once, as the embedding.
+    pub fn params(&self) -> &[Arc<Param>] {
+        &self.params
+    }
+
+    /// The number of scalars in [`params`](Self::params).
+    pub fn n_params(&self) -> usize {
+        self.params.iter().map(|p| p.tensor.numel()).sum()
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.embed.tensor.device()
+    }
+
+    /// The dtype of the weights and of the stream.
+    pub fn kind(&self) -> Kind {
+        self.embed.tensor.kind()
+    }
+
+    /// An index error in a kernel names nothing; this one names the token.
+    fn check(&self, ragged: &Ragged) -> Result<(), ModelError> {
+        if ragged.tokens.numel() == 0 {
+            return Ok(());
+        }
+        let vocab_size = self.config.vocab_size;
+        let (min, max) =
+            (ragged.tokens.min().int64_value(&[]), ragged.tokens.max().int64_value(&[]));
+        if min < 0 || max >= vocab_size {
+            return Err(ModelError::TokenOutOfRange {
+                id: if min < 0 { min } else { max },
+                vocab_size,
+            });
+        }
+        if self.position.is_some() {
+            let position = ragged.positions.max().int64_value(&[]);
+            let max = self.config.max_position_embeddings;
+            if position >= max {
+                return Err(ModelError::PositionOutOfRange { position, max });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Block {
+    fn build(config: &Config, layer: usize, supply: &mut Supply) -> Self {
+        let names = config.names;
+        let prefix = format!("{}{layer}.", names.layer);
+        Self {
+            input_norm: Norm::build(
+                &format!("{prefix}{}", names.input_norm),
+                config.norm,
+                config.hidden_size,
+                supply,
+            ),
+            attention: Attention::build(config, layer, &prefix, supply),
+            post_norm: Norm::build(
+                &format!("{prefix}{}", names.post_norm),
+                config.norm,
+                config.hidden_size,
+                supply,
+            ),
+            mlp: Mlp::build(config, &prefix, supply),
+        }
+    }
+}

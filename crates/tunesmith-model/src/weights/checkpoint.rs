@@ -1,0 +1,102 @@
+//! The weights of a model directory: one safetensors file, or shards named by an index.
+
+use super::TensorFile;
+use crate::ModelError;
+use serde_json::Value;
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::{Component, Path, PathBuf},
+};
+
+/// All tensors of a model directory, by name.
+pub(super) struct Checkpoint {
+    pub(super) dir: PathBuf,
+    files: Vec<TensorFile>,
+    place: HashMap<String, usize>, // name → index into `files`
+}
+
+impl Checkpoint {
+    pub(super) fn open(dir: &Path) -> Result<Self, ModelError> {
+        let files = shards(dir)?
+            .iter()
+            .map(|path| TensorFile::open(path))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut place = HashMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for name in file.names() {
+                if place.insert(name.clone(), i).is_some() {
+                    let reason = format!("two shards hold {name}");
+                    return Err(ModelError::BadWeights { path: dir.into(), reason });
+                }
+            }
+        }
+        Ok(Self { dir: dir.into(), files, place })
+    }
+
+    pub(super) fn names(&self) -> BTreeSet<&str> {
+        self.place.keys().map(String::as_str).collect()
+    }
+
+    pub(super) fn file_of(&self, name: &str) -> Option<&TensorFile> {
+        self.place.get(name).map(|&i| &self.files[i])
+    }
+}
+
+/// The weight files of `dir`, all of them there.
+fn shards(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let single = dir.join("model.safetensors");
+    let index_path = dir.join("model.safetensors.index.json");
+    if single.exists() || !index_path.exists() {
+        if !single.exists()
+            && let Some(pickle) = pickled(dir)
+        {
+            return Err(ModelError::BadWeights {
+                path: pickle,
+                reason: "pickled weights can run code when they are opened, so tunesmith does not read them\n\
+                         help: convert them to safetensors with transformers' `save_pretrained`"
+                    .into(),
+            });
+        }
+        return Ok(vec![single]); // opening it names it if it is not there
+    }
+    let text = std::fs::read_to_string(&index_path).map_err(ModelError::io(&index_path))?;
+    let bad = |reason: String| ModelError::BadWeights { path: index_path.clone(), reason };
+    let index: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not JSON: {e}")))?;
+    let map = index
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| bad("no `weight_map`".into()))?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        let file = file
+            .as_str()
+            .ok_or_else(|| bad(format!("weight_map[\"{tensor}\"] is not a string")))?;
+        if !plain(file) {
+            return Err(bad(format!(
+                "weight_map[\"{tensor}\"] is {file:?}: a shard must be a file beside the index\n\
+                 help: do not use this model; an index that points elsewhere is broken or hostile"
+            )));
+        }
+        names.insert(file.to_owned());
+    }
+    let missing: Vec<String> =
+        names.iter().filter(|name| !dir.join(name).exists()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(ModelError::MissingShards { dir: dir.into(), missing, total: names.len() });
+    }
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+}
+
+/// Whether `name` is one normal path component.
+fn plain(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(c)), None) if c == name)
+        && !name.contains('\0')
+}
+
+fn pickled(dir: &Path) -> Option<PathBuf> {
+    ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt"]
+        .map(|name| dir.join(name))
+        .into_iter()
+        .find(|p| p.exists())
+}

@@ -1,0 +1,185 @@
+//! One safetensors file, read or written. The only place that maps weights and the only one that parses their header.
+
+use crate::ModelError;
+use safetensors::{Dtype, SafeTensors, View, tensor::Metadata};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
+use tch::{Kind, Tensor};
+
+/// An open safetensors file.
+pub struct TensorFile {
+    path: PathBuf,
+    map: memmap2::Mmap,
+    header: Metadata,
+    data_start: usize,
+}
+
+impl TensorFile {
+    /// Maps `path` and checks its header against its size.
+    ///
+    /// # Errors
+    /// A missing, truncated or malformed file; a git-LFS pointer in its place.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        #[expect(
+            unsafe_code,
+            reason = "a memory map is the only way to read weights without a second copy"
+        )]
+        // SAFETY: the map is read-only and private; a file changed by another process while it is mapped may yield
+        // other numbers or a bus error, as for every program that maps its input.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        let bad = |reason: String| ModelError::BadWeights { path: path.into(), reason };
+        if map.starts_with(b"version https://git-lfs") {
+            let reason = format!(
+                "a git-LFS pointer of {} bytes, not the weights\nhelp: run `git lfs pull` where the model was cloned",
+                map.len()
+            );
+            return Err(bad(reason));
+        }
+        let (header_len, header) =
+            SafeTensors::read_metadata(&map).map_err(|e| bad(explain(&map, &e)))?;
+        Ok(Self { path: path.into(), data_start: header_len + 8, map, header })
+    }
+
+    /// Names in the file, in no particular order.
+    pub fn names(&self) -> Vec<String> {
+        self.header.tensors().into_keys().collect()
+    }
+
+    /// Shape of a tensor, `None` if the file does not have it.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.header.info(name).map(|info| info.shape.iter().map(|&n| n as i64).collect())
+    }
+
+    /// The bytes of a tensor as stored.
+    pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (start, end) = self.header.info(name)?.data_offsets;
+        self.map.get(self.data_start + start..self.data_start + end)
+    }
+
+    /// A copy of a tensor, in the dtype of the file.
+    ///
+    /// # Errors
+    /// A name that is not there, or a dtype that no weight has.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        let bad = |reason: String| ModelError::BadWeights { path: self.path.clone(), reason };
+        let (Some(info), Some(bytes)) = (self.header.info(name), self.bytes(name)) else {
+            return Err(bad(format!("no tensor named {name}")));
+        };
+        let kind = match info.dtype {
+            Dtype::F32 => Kind::Float,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::F64 => Kind::Double,
+            Dtype::I64 => Kind::Int64,
+            other => {
+                return Err(bad(format!(
+                    "{name} is stored as {other:?}\nhelp: tunesmith reads fp32, fp16 and bf16 weights; use the unquantised model"
+                )));
+            }
+        };
+        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+        Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
+    }
+}
+
+/// What a header error means to the person who has the file.
+fn explain(map: &[u8], error: &safetensors::SafeTensorError) -> String {
+    use safetensors::SafeTensorError as E;
+    let have = map.len() as u64;
+    let declared = map.first_chunk().map(|b| u64::from_le_bytes(*b));
+    match error {
+        E::MetadataIncompleteBuffer => {
+            let end = declared.and_then(|n| {
+                let header: serde_json::Value =
+                    serde_json::from_slice(map.get(8..8 + n as usize)?).ok()?;
+                let ends = header
+                    .as_object()?
+                    .values()
+                    .filter_map(|t| t.get("data_offsets")?.get(1)?.as_u64());
+                Some(8 + n + ends.max()?)
+            });
+            match end {
+                Some(end) if end > have => format!(
+                    "truncated: {have} of {end} bytes\nhelp: the download or the copy broke off; fetch the file again"
+                ),
+                _ => {
+                    format!("the header describes other data than the {have} bytes that are there")
+                }
+            }
+        }
+        E::HeaderTooSmall => {
+            format!("{have} bytes are too few for a safetensors file\nhelp: fetch the file again")
+        }
+        E::HeaderTooLarge | E::InvalidHeaderLength => format!(
+            "not a safetensors file, or truncated: its first 8 bytes announce a header of {} bytes, the file has {have}",
+            declared.unwrap_or(0)
+        ),
+        other => format!("not a sound safetensors file: {other}"),
+    }
+}
+
+/// Writes tensors as a safetensors file with the metadata `format: pt` alone. Bytes depend on the tensors only.
+///
+/// # Errors
+/// What the operating system says.
+pub fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+) -> Result<(), ModelError> {
+    let views = tensors.into_iter().map(|(name, tensor)| (name, OnDisk::new(tensor)));
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => {
+            ModelError::Io { path: path.into(), source }
+        }
+        other => ModelError::BadWeights { path: path.into(), reason: other.to_string() },
+    })
+}
+
+/// A tensor whose bytes are copied to the host only while it is written.
+struct OnDisk<'a> {
+    tensor: &'a Tensor,
+    shape: Vec<usize>,
+}
+
+impl<'a> OnDisk<'a> {
+    fn new(tensor: &'a Tensor) -> Self {
+        Self { tensor, shape: tensor.size().into_iter().map(|n| n as usize).collect() }
+    }
+}
+
+impl View for OnDisk<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.tensor.kind() {
+            Kind::Half => Dtype::F16,
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Double => Dtype::F64,
+            Kind::Int64 => Dtype::I64,
+            _ => Dtype::F32, // `data` converts
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let kind = match self.dtype() {
+            Dtype::F32 => Kind::Float,
+            _ => self.tensor.kind(),
+        };
+        let host = self.tensor.detach().to_kind(kind).to_device(tch::Device::Cpu).contiguous();
+        let mut bytes = vec![0; self.data_len()];
+        host.copy_data_u8(&mut bytes, host.numel());
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.dtype().bitsize() / 8
+    }
+}

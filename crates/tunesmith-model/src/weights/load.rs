@@ -1,0 +1,157 @@
+//! From a model directory to a [`Transformer`], with every tensor accounted for.
+
+use super::checkpoint::Checkpoint;
+use crate::{
+    Config, ModelError, Transformer,
+    param::{Init, Param, Spec},
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
+use tch::{Device, Kind, Tensor};
+
+/// How weights come into memory.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Dtype of weights and stream: `Kind::Float` or `Kind::BFloat16`.
+    pub kind: Kind,
+    /// Where they live.
+    pub device: Device,
+    /// Whether gradients will be wanted.
+    pub trainable: bool,
+}
+
+impl Transformer {
+    /// Loads a Hugging Face model directory.
+    ///
+    /// # Errors
+    /// All missing, extra or misshapen tensors together; files that are missing, truncated or not safetensors; what
+    /// [`Config::from_dir`] refuses.
+    pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+        let config = Config::from_dir(dir)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let names = match_up(&config, &checkpoint)?;
+        let mut failure = None;
+        let model = Self::build(config, options.device, &mut |spec: Spec| {
+            let stored = &names[&spec.name];
+            let tensor = checkpoint
+                .file_of(stored)
+                .map_or_else(|| Ok(Tensor::new()), |file| file.tensor(stored))
+                .unwrap_or_else(|error| {
+                    failure.get_or_insert(error);
+                    Tensor::new()
+                });
+            let tensor = tensor.to_kind(options.kind).to_device(options.device);
+            Param::new(stored.clone(), tensor, options.trainable)
+        });
+        failure.map_or(Ok(model), Err)
+    }
+
+    /// A model with fresh weights, each a pure function of `seed` and its name.
+    pub fn fresh(config: Config, seed: u64, options: LoadOptions) -> Self {
+        Self::build(config, options.device, &mut |spec: Spec| {
+            let tensor = fresh(&spec, seed).to_kind(options.kind).to_device(options.device);
+            Param::new(spec.name, tensor, options.trainable)
+        })
+    }
+
+    /// What a model of this configuration is made of.
+    pub(crate) fn specs(config: &Config) -> Vec<Spec> {
+        let mut specs = Vec::new();
+        Self::build(config.clone(), Device::Cpu, &mut |spec: Spec| {
+            let param = Arc::new(Param { name: spec.name.clone(), tensor: Tensor::new() });
+            specs.push(spec);
+            param
+        });
+        specs
+    }
+}
+
+/// The stored name of every tensor that `config` needs, or everything that does not fit.
+fn match_up(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<HashMap<String, String>, ModelError> {
+    let mut extra: BTreeSet<&str> = checkpoint.names();
+    let mut names = HashMap::new();
+    let (mut missing, mut mismatches) = (Vec::new(), Vec::new());
+    let specs = Transformer::specs(config);
+    for Spec { name, shape, .. } in &specs {
+        // A checkpoint saved from the bare base class lacks the prefix ("wte.weight" for "transformer.wte.weight").
+        let bare = name.strip_prefix(config.names.base).unwrap_or(name);
+        let Some(stored) = [name.as_str(), bare].into_iter().find(|stored| extra.remove(stored))
+        else {
+            missing.push(name.clone());
+            continue;
+        };
+        match checkpoint.file_of(stored).and_then(|file| file.shape(stored)) {
+            Some(found) if found != *shape => {
+                mismatches.push((stored.to_owned(), shape.clone(), found))
+            }
+            _ => {}
+        }
+        names.insert(name.clone(), stored.to_owned());
+    }
+    extra.retain(|name| !config.names.ignored.iter().any(|ending| name.ends_with(ending)));
+    if config.tie_word_embeddings {
+        drop_tied_head(config, checkpoint, &mut extra);
+    }
+    let dir = checkpoint.dir.clone();
+    if !missing.is_empty() {
+        return Err(ModelError::MissingTensors { dir, names: missing });
+    }
+    if !mismatches.is_empty() {
+        return Err(ModelError::Misshapen { dir, mismatches });
+    }
+    if !extra.is_empty() {
+        let names = extra.into_iter().map(str::to_owned).collect();
+        return Err(ModelError::ExtraTensors { dir, names });
+    }
+    Ok(names)
+}
+
+/// A tied head may be stored a second time, if it is the same.
+fn drop_tied_head<'a>(
+    config: &Config,
+    checkpoint: &'a Checkpoint,
+    extra: &mut std::collections::BTreeSet<&'a str>,
+) {
+    let (head, embed) =
+        (format!("{}.weight", config.names.head), format!("{}.weight", config.names.embed));
+    let bytes = |name: &str| checkpoint.file_of(name).and_then(|file| file.bytes(name));
+    if bytes(&head).is_some() && bytes(&head) == bytes(&embed) {
+        extra.remove(head.as_str());
+    }
+}
+
+fn fresh(spec: &Spec, seed: u64) -> Tensor {
+    let options = (Kind::Float, Device::Cpu);
+    match spec.init {
+        Init::Zeros => Tensor::zeros(&spec.shape[..], options),
+        Init::Ones => Tensor::ones(&spec.shape[..], options),
+        Init::Normal { std } => {
+            let n = spec.shape.iter().product::<i64>() as usize;
+            let stream = spec.name.bytes().fold(seed, |hash, byte| mix(hash ^ u64::from(byte)));
+            let values: Vec<f32> =
+                (0..n).map(|i| (std * normal(stream, i as u64)) as f32).collect();
+            Tensor::from_slice(&values).view(&spec.shape[..])
+        }
+    }
+}
+
+/// A standard normal number (Box–Muller), a pure function of `(stream, index)`.
+fn normal(stream: u64, index: u64) -> f64 {
+    let uniform =
+        |k: u64| ((mix(stream ^ mix(2 * index + k)) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    (-2.0 * uniform(0).ln()).sqrt() * (std::f64::consts::TAU * uniform(1)).cos()
+}
+
+/// The finaliser of SplitMix64 (Steele et al. 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

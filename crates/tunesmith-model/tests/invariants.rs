@@ -1,0 +1,149 @@
+//! What must hold of every model: packing, caching and saving change nothing.
+
+use std::path::{Path, PathBuf};
+use tch::{Device, IndexOp, Kind, Tensor};
+use tunesmith_model::{Config, KvCache, LoadOptions, Ragged, Transformer};
+
+const FP32: LoadOptions = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: false };
+
+/// Small configurations that differ in everything the code branches on.
+const CONFIGS: &[(&str, &str)] = &[
+    (
+        "llama",
+        r#"{"model_type":"llama","hidden_act":"silu","vocab_size":97,"hidden_size":32,"intermediate_size":48,
+        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,
+        "tie_word_embeddings":true,"initializer_range":0.3,"attention_bias":true,"mlp_bias":true}"#,
+    ),
+    (
+        "mistral, window 4",
+        r#"{"model_type":"mistral","hidden_act":"silu","vocab_size":97,"hidden_size":32,
+        "intermediate_size":48,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,
+        "sliding_window":4,"initializer_range":0.3}"#,
+    ),
+    (
+        "qwen3",
+        r#"{"model_type":"qwen3","hidden_act":"silu","vocab_size":97,"hidden_size":32,"intermediate_size":48,
+        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":1,"head_dim":16,
+        "initializer_range":0.3,"rope_parameters":{"rope_type":"linear","factor":2.0,"rope_theta":1000.0}}"#,
+    ),
+    (
+        "gpt2",
+        r#"{"model_type":"gpt2","activation_function":"gelu_new","vocab_size":97,"n_embd":32,"n_layer":2,
+        "n_head":4,"n_positions":64,"initializer_range":0.3}"#,
+    ),
+];
+
+fn model(config: &str) -> Transformer {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    Transformer::fresh(Config::from_dir(dir.path()).unwrap(), 7, FP32)
+}
+
+fn ids(n: usize, salt: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 31 + salt * 17 + 5) % 97).collect()
+}
+
+fn logits(model: &Transformer, docs: &[&[u32]], cache: Option<&mut KvCache>) -> Tensor {
+    let starts = cache.as_ref().map_or(vec![0; docs.len()], |cache| cache.lens().to_vec());
+    let ragged = Ragged::from_positions(docs, &starts, Device::Cpu);
+    tch::no_grad(|| model.head().logits(&model.hidden(&ragged, cache).unwrap()))
+}
+
+fn close(name: &str, a: &Tensor, b: &Tensor) {
+    let error = ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+    assert!(error <= 1e-5, "{name}: relative difference {error:e}");
+}
+
+#[test]
+fn packed_document_equals_it_alone() {
+    for (name, config) in CONFIGS {
+        let model = model(config);
+        let docs = [ids(9, 1), ids(1, 2), ids(14, 3)];
+        let slices: Vec<&[u32]> = docs.iter().map(Vec::as_slice).collect();
+        let packed = logits(&model, &slices, None);
+        let mut start = 0;
+        for doc in slices {
+            let n = doc.len() as i64;
+            close(name, &packed.i(start..start + n), &logits(&model, &[doc], None));
+            start += n;
+        }
+    }
+}
+
+#[test]
+fn cached_steps_equal_one_pass() {
+    for (name, config) in CONFIGS {
+        let model = model(config);
+        let (a, b) = (ids(11, 1), ids(11, 4));
+        let mut cache = KvCache::new(&model.config, 2, 16, Kind::Float, Device::Cpu);
+        // Two sequences of different progress: a prefill of 5 and 2 tokens, a chunk, then single steps.
+        let mut parts = vec![];
+        for cut in [0..5, 5..8, 8..9, 9..10, 10..11] {
+            let short = cut.start.min(2)..if cut.end == 5 { 2 } else { cut.end };
+            let b_part = if cut.start == 0 {
+                0..2
+            } else {
+                short.start.max(cache.lens()[1] as usize)..cut.end
+            };
+            let n = cut.len() as i64;
+            let both = logits(&model, &[&a[cut], &b[b_part]], Some(&mut cache));
+            parts.push(both.i(..n));
+        }
+        close(name, &Tensor::cat(&parts, 0), &logits(&model, &[&a], None));
+        assert_eq!(cache.lens(), [11, 11]);
+    }
+}
+
+#[test]
+fn saved_and_loaded_is_the_same() {
+    for (name, config) in CONFIGS {
+        let original = model(config);
+        let dir = tempfile::tempdir().unwrap();
+        original.save(dir.path(), dir.path()).unwrap();
+        let loaded = Transformer::load(dir.path(), FP32).unwrap();
+        let doc = ids(12, 9);
+        assert_eq!(logits(&loaded, &[&doc], None), logits(&original, &[&doc], None), "{name}");
+        for (a, b) in original.params().iter().zip(loaded.params()) {
+            assert_eq!(a.name, b.name);
+        }
+    }
+}
+
+#[test]
+fn fresh_weights_depend_on_seed_and_name_alone() {
+    let (a, b) = (model(CONFIGS[0].1), model(CONFIGS[0].1));
+    for (a, b) in a.params().iter().zip(b.params()) {
+        assert_eq!(a.tensor, b.tensor);
+    }
+    let q = a.params().iter().find(|p| p.name.ends_with("0.self_attn.q_proj.weight")).unwrap();
+    assert!((q.tensor.std(true).double_value(&[]) - 0.3).abs() < 0.03);
+}
+
+#[test]
+fn token_outside_the_vocabulary_is_named() {
+    let model = model(CONFIGS[0].1);
+    let error = model.hidden(&Ragged::new(&[&[3, 97]], Device::Cpu), None).unwrap_err().to_string();
+    assert!(error.contains("token id 97 is outside the vocabulary of 97"), "{error}");
+    let model = self::model(CONFIGS[3].1);
+    let error =
+        model.hidden(&Ragged::new(&[&ids(65, 0)], Device::Cpu), None).unwrap_err().to_string();
+    assert!(error.contains("position 64 is beyond the model's 64 positions"), "{error}");
+}
+
+/// Reference values of an independent forward pass: `TUNESMITH_PARTS` names the folder of real models.
+#[test]
+fn stories15m_reads_like_stories() {
+    let Some(parts) = std::env::var_os("TUNESMITH_PARTS").map(PathBuf::from) else {
+        println!("skipped: TUNESMITH_PARTS is not set");
+        return;
+    };
+    let model = Transformer::load(&parts.join("stories15m"), FP32).unwrap();
+    assert_eq!(model.n_params(), 15_191_712);
+    // "Once upon a time" in Llama 2's vocabulary.
+    let best = logits(&model, &[&[1, 9038, 2501, 263, 931]], None)
+        .i(-1)
+        .argmax(-1, false)
+        .int64_value(&[]);
+    assert_eq!(best, 29892, "a comma follows");
+    let _: &Path = parts.as_path();
+}
