@@ -35,7 +35,7 @@ def names() -> list[str]:
 
 def load(path: Path, **options):
     """The model in `path` as transformers reads it, in fp32 unless told otherwise."""
-    return AutoModelForCausalLM.from_pretrained(path, **{"dtype": torch.float32} | options).eval()
+    return AutoModelForCausalLM.from_pretrained(path, **{"dtype": torch.float32} | options)
 
 
 def nll_sum(logits: torch.Tensor, labels: list[int]) -> torch.Tensor:

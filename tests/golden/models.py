@@ -1,7 +1,7 @@
 """Writes models/<name>/: one small random model of every family and form, saved by transformers itself.
 
 Every weight is random, also the norms' and the biases' (a norm of ones or a bias of zeros would hide that it
-was never read), and large enough that the logits are not flat.
+was never read), and large enough that the logits are not flat. Three models have an ε of 1e-3, large enough to be missed.
 """
 
 import shutil
@@ -31,7 +31,7 @@ LLAMA3 = rope(
 
 CONFIGS = {
     "llama1": LlamaConfig(**SMALL, num_key_value_heads=4, rms_norm_eps=1e-6, rope_parameters=rope(10000.0)),
-    "llama2": LlamaConfig(**SMALL, num_key_value_heads=2, rms_norm_eps=1e-5, rope_parameters=rope(10000.0)),
+    "llama2": LlamaConfig(**SMALL, num_key_value_heads=2, rms_norm_eps=1e-3, rope_parameters=rope(10000.0)),
     "llama3": LlamaConfig(**SMALL, num_key_value_heads=2, rms_norm_eps=1e-5, rope_parameters=LLAMA3),
     "llama-linear": LlamaConfig(
         **SMALL, num_key_value_heads=4, rope_parameters=rope(10000.0, rope_type="linear", factor=4.0)
@@ -56,9 +56,9 @@ CONFIGS = {
         **SMALL, num_key_value_heads=2, tie_word_embeddings=True, rms_norm_eps=1e-6, rope_parameters=rope(1000000.0)
     ),
     "qwen3": Qwen3Config(
-        **SMALL, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, rope_parameters=rope(1000000.0)
+        **SMALL, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-3, rope_parameters=rope(1000000.0)
     ),
-    "gpt2": GPT2Config(**GPT2, n_embd=32, n_head=4, n_inner=64, n_positions=64),
+    "gpt2": GPT2Config(**GPT2, n_embd=32, n_head=4, n_inner=64, n_positions=64, layer_norm_epsilon=1e-3),
     "gpt2-hub": GPT2Config(**GPT2, n_embd=24, n_head=3, n_positions=48),
 }
 

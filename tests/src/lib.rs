@@ -1,10 +1,15 @@
 //! End-to-end and golden tests: what they share.
+//!
+//! The expected numbers lie in `tests/golden`, whose README says which Python made them.
 
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use tunesmith_model::{LoadOptions, Ragged, TensorFile, Transformer};
 
-/// The folder of golden numbers, `tests/golden`.
-pub fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+/// A path inside `tests/golden`.
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(path)
 }
 
 /// The folder of real models and data named by `TUNESMITH_PARTS`, or `None` with the reason printed.
@@ -12,7 +17,94 @@ pub fn golden_dir() -> PathBuf {
 pub fn parts() -> Option<PathBuf> {
     let folder = std::env::var_os("TUNESMITH_PARTS").map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("skipped: TUNESMITH_PARTS is not set; it names the folder with smollm2-135m-instruct/ and stories15m/");
+        eprintln!(
+            "skipped: TUNESMITH_PARTS is not set (the folder with smollm2-135m-instruct/ and stories15m/)"
+        );
     }
     folder
+}
+
+/// A JSON file of `tests/golden`.
+///
+/// # Panics
+/// If it is missing or malformed.
+pub fn golden_json(path: &str) -> Value {
+    let text = std::fs::read_to_string(golden(path)).expect(path);
+    serde_json::from_str(&text).expect(path)
+}
+
+/// A safetensors file of `tests/golden`.
+///
+/// # Panics
+/// If it is missing or malformed.
+pub fn golden_tensors(path: &str) -> TensorFile {
+    TensorFile::open(&golden(path)).expect(path)
+}
+
+/// The names of the small models in `tests/golden/models`, in order.
+///
+/// # Panics
+/// If the folder is missing.
+pub fn small_models() -> Vec<String> {
+    let entries = std::fs::read_dir(golden("models")).expect("tests/golden/models");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The model in `dir`, in fp32 on the CPU.
+///
+/// # Panics
+/// With the message of the error that loading it met.
+pub fn load(dir: &Path, trainable: bool) -> Transformer {
+    let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable };
+    Transformer::load(dir, options).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+}
+
+/// Logits of every position of the documents, (N, V), fp32.
+///
+/// # Panics
+/// If the model refuses the tokens.
+pub fn logits(model: &Transformer, docs: &[&[u32]]) -> Tensor {
+    let hidden =
+        model.hidden(&Ragged::new(docs, model.device()), None).expect("tokens of the vocabulary");
+    model.head().logits(&hidden)
+}
+
+/// Largest absolute difference of two tensors of one shape.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn max_abs_diff(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size(), "shapes differ");
+    (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+/// Largest absolute difference over the largest absolute value of `b`.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn relative_diff(a: &Tensor, b: &Tensor) -> f64 {
+    max_abs_diff(a, b) / b.abs().max().double_value(&[]).max(f64::MIN_POSITIVE)
+}
+
+/// The ids in a tensor or a JSON list.
+pub trait Ids {
+    /// As the model and the tokenizer count them.
+    fn ids(&self) -> Vec<u32>;
+}
+
+impl Ids for Tensor {
+    fn ids(&self) -> Vec<u32> {
+        self.iter::<i64>().expect("a list of i64").map(|id| id as u32).collect()
+    }
+}
+
+impl Ids for Value {
+    fn ids(&self) -> Vec<u32> {
+        let list = self.as_array().expect("a list");
+        list.iter().map(|id| id.as_u64().expect("a token id") as u32).collect()
+    }
 }
