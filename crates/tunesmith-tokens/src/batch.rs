@@ -47,10 +47,17 @@ impl Batch {
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut batch = Self::default();
         for (group, example) in examples.into_iter().enumerate() {
-            batch.docs.push(Doc { start: batch.tokens.len(), row: example.row, group: group as u32, label: None });
+            batch.docs.push(Doc {
+                start: batch.tokens.len(),
+                row: example.row,
+                group: group as u32,
+                label: None,
+            });
             batch.tokens.extend_from_slice(&example.ids);
             let next = example.ids.iter().zip(&example.trained).skip(1);
-            batch.labels.extend(next.map(|(&id, &trained)| if trained { i64::from(id) } else { IGNORE }));
+            batch
+                .labels
+                .extend(next.map(|(&id, &trained)| if trained { i64::from(id) } else { IGNORE }));
             batch.labels.resize(batch.tokens.len(), IGNORE);
             batch.positions.extend(0..example.ids.len() as u32);
         }

@@ -1,11 +1,20 @@
 #![doc = include_str!("../README.md")]
 
 mod batch;
+mod encode;
 mod example;
+mod mask;
 mod message;
+mod neutral;
+pub mod pack;
 mod source;
+mod template;
+mod tokenizer;
 
 pub use batch::{Batch, Doc, IGNORE};
+pub use encode::{EncodeError, EncodeKnobs, Encoder, TrainOn};
 pub use example::Example;
 pub use message::{Conversation, Message, Sample};
 pub use source::{BatchSource, Cursor, SourceError};
+pub use template::{MAX_OUTPUT, Rendered, Template, TemplateError, special_tokens};
+pub use tokenizer::{DecodeStream, Tokenizer, TokenizerError, Tokens};

@@ -1,0 +1,51 @@
+//! The Jinja environment that chat templates expect: block trimming, loop controls, and four functions of their own.
+
+use super::{FUEL, clock, generation, json, methods, python};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What `raise_exception` was called with; it travels as the source of an engine error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Raised(pub(super) String);
+
+/// An environment with everything but templates.
+pub(super) fn new() -> Environment<'static> {
+    let mut env = Environment::new();
+    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+        env.set_syntax(syntax);
+    }
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.set_fuel(Some(FUEL));
+    env.set_formatter(|out, _, value| {
+        let written = match value.as_str() {
+            Some(text) => out.write_str(text),
+            None => out.write_str(&python::str(value)),
+        };
+        written.map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
+    });
+    env.set_unknown_method_callback(methods::call);
+    env.add_filter("tojson", json::filter);
+    env.add_filter("trim", methods::trim_filter);
+    env.add_filter("string", |value: &Value| python::str(value));
+    env.add_function("raise_exception", raise_exception);
+    env.add_function(generation::FUNCTION, generation::call);
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    set_clock(&mut env, now);
+    env
+}
+
+/// Makes `strftime_now` tell this time.
+pub(super) fn set_clock(env: &mut Environment<'static>, unix_seconds: i64) {
+    env.add_function("strftime_now", move |format: &str| clock::strftime(format, unix_seconds));
+}
+
+fn raise_exception(_: &State, message: &Value, kwargs: Kwargs) -> Result<Value, Error> {
+    kwargs.assert_all_used()?;
+    let message = python::str(message);
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+}
