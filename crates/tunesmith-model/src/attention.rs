@@ -104,6 +104,7 @@ impl Attention {
         let docs = [q, k, v].map(|x| x.split_with_sizes(lens, 0));
         let [qs, ks, vs] = &docs;
         let per_doc: Vec<Tensor> = (0..lens.len())
+            .filter(|&doc| lens[doc] > 0) // a cached sequence may rest
             .map(|doc| {
                 let q = qs[doc].transpose(0, 1).unsqueeze(0); // (1, H, T, D)
                 let [k, v] = match &mut cache {

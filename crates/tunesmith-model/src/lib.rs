@@ -19,8 +19,6 @@ pub use cache::KvCache;
 pub use config::Config;
 pub use error::ModelError;
 pub use head::{Head, TokenScores};
-pub use linear::Linear;
-pub use norm::Norm;
 pub use param::Param;
 pub use ragged::Ragged;
 pub use transformer::Transformer;

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 /// A projection, stored `[out, in]`, or `[in, out]` where the checkpoint has it so (GPT-2's Conv1D).
 #[derive(Debug)]
-pub struct Linear {
+pub(crate) struct Linear {
     weight: Arc<Param>,
     bias: Option<Arc<Param>>,
     transposed: bool,
@@ -37,7 +37,7 @@ impl Linear {
     }
 
     /// `[.., in]` → `[.., out]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         let bias = self.bias.as_ref().map(|b| &b.tensor);
         if self.transposed {
             x.linear(&self.weight.tensor.tr(), bias)

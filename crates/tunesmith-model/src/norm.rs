@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 /// RMSNorm or LayerNorm over the last dimension.
 #[derive(Debug)]
-pub struct Norm {
+pub(crate) struct Norm {
     kind: config::Norm,
     size: i64,
     weight: Arc<Param>,
@@ -27,7 +27,7 @@ impl Norm {
     }
 
     /// `[.., size]` → the same shape and dtype.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         match self.kind {
             // Rounded to the stream's dtype before the weight, as transformers does: it shows in bf16.
             config::Norm::Rms { eps } => {

@@ -1,21 +1,26 @@
 //! A weight: its checkpoint name, its tensor, and how it is made when no checkpoint has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Kind, Tensor};
 
-/// A trainable or frozen tensor under exactly its checkpoint name.
+/// A trainable or frozen tensor under exactly its checkpoint name, with the gradient of the current step.
 #[derive(Debug)]
 pub struct Param {
     /// Checkpoint name, such as `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
     /// The value; a leaf of the autograd graph. The optimizer changes it in place.
     pub tensor: Tensor,
+    main_grad: Mutex<Option<Tensor>>,
 }
 
 impl Param {
     /// A parameter that takes part in training iff `trainable`.
     pub fn new(name: String, tensor: Tensor, trainable: bool) -> Arc<Self> {
-        Arc::new(Self { name, tensor: tensor.set_requires_grad(trainable) })
+        Arc::new(Self {
+            name,
+            tensor: tensor.set_requires_grad(trainable),
+            main_grad: Mutex::new(None),
+        })
     }
 
     /// Whether gradients are computed for it.
@@ -23,21 +28,24 @@ impl Param {
         self.tensor.requires_grad()
     }
 
-    /// Takes the gradient that backward passes left since the last call, in fp32; `None` where none arrived.
-    pub fn take_grad(&self) -> Option<Tensor> {
-        let mut grad = self.tensor.grad();
-        if !grad.defined() {
-            return None;
+    /// Adds `grad` to this step's gradient, in fp32: micro-batches of a bf16 model would lose what is small.
+    pub fn accumulate(&self, grad: &Tensor) {
+        let mut main_grad = self.main_grad.lock().unwrap_or_else(PoisonError::into_inner);
+        match main_grad.as_mut() {
+            Some(sum) => _ = sum.g_add_(&grad.to_kind(Kind::Float)),
+            None => *main_grad = Some(grad.to_kind(Kind::Float)),
         }
-        let taken = grad.to_kind(Kind::Float).detach().copy();
-        let _ = grad.zero_();
-        Some(taken)
+    }
+
+    /// Takes this step's gradient; `None` where none arrived.
+    pub fn take_grad(&self) -> Option<Tensor> {
+        self.main_grad.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 /// What a model asks for while it is built.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
+pub(crate) struct Spec {
     /// Checkpoint name.
     pub name: String,
     /// Shape as stored.
@@ -48,7 +56,7 @@ pub struct Spec {
 
 /// Fresh values.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Init {
+pub(crate) enum Init {
     /// N(0, std²).
     Normal {
         /// Standard deviation.

@@ -9,13 +9,13 @@ use tch::{Device, Kind, Tensor};
 
 /// Inverse frequencies of one model.
 #[derive(Debug)]
-pub struct Rope {
+pub(crate) struct Rope {
     inv_freq: Tensor, // (D/2), fp32
 }
 
 /// cos and sin of a batch's positions, computed once per forward and used by every layer.
 #[derive(Debug)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     cos: Tensor, // (N, 1, D)
     sin: Tensor, // (N, 1, D)
 }

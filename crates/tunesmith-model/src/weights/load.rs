@@ -8,7 +8,6 @@ use crate::{
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
-    sync::Arc,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -61,7 +60,11 @@ impl Transformer {
     pub(crate) fn specs(config: &Config) -> Vec<Spec> {
         let mut specs = Vec::new();
         Self::build(config.clone(), Device::Cpu, &mut |spec: Spec| {
-            let param = Arc::new(Param { name: spec.name.clone(), tensor: Tensor::new() });
+            let param = Param::new(
+                spec.name.clone(),
+                Tensor::zeros([0], (Kind::Float, Device::Cpu)),
+                false,
+            );
             specs.push(spec);
             param
         });

@@ -1,0 +1,153 @@
+//! AdamW (Loshchilov & Hutter 2019, algorithm 2), with fp32 master weights where the model is not fp32.
+
+use crate::TrainError;
+use serde::{Deserialize, Serialize};
+use std::{path::Path, sync::Arc};
+use tch::{Kind, Tensor};
+use tunesmith_model::{Param, TensorFile, write_tensors};
+
+/// Knobs of the optimizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamWKnobs {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Decoupled weight decay, applied to every trained parameter.
+    pub weight_decay: f64,
+    /// Largest gradient norm; longer gradients are scaled down. 0 switches clipping off.
+    pub max_grad_norm: f64,
+}
+
+impl Default for AdamWKnobs {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+    }
+}
+
+/// The optimizer and its state, one slot per trained parameter.
+pub struct AdamW {
+    knobs: AdamWKnobs,
+    slots: Vec<Slot>,
+    step: u64,
+}
+
+struct Slot {
+    param: Arc<Param>,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Option<Tensor>, // fp32 copy of a parameter that is not
+}
+
+/// The gradients of one step, taken from the parameters, in the order of the optimizer's slots.
+pub struct Gradients {
+    grads: Vec<Option<Tensor>>,
+    /// L2 norm over all of them, before clipping.
+    pub norm: f64,
+}
+
+impl AdamW {
+    /// Zero moments for every trainable parameter of `params`.
+    pub fn new(knobs: AdamWKnobs, params: &[Arc<Param>]) -> Self {
+        let slot = |param: &Arc<Param>| {
+            let zeros = || param.tensor.zeros_like().to_kind(Kind::Float).detach();
+            let master = (param.tensor.kind() != Kind::Float)
+                .then(|| param.tensor.detach().to_kind(Kind::Float));
+            Slot { param: param.clone(), exp_avg: zeros(), exp_avg_sq: zeros(), master }
+        };
+        let slots = tch::no_grad(|| params.iter().filter(|p| p.trainable()).map(slot).collect());
+        Self { knobs, slots, step: 0 }
+    }
+
+    /// Takes what the backward passes of this step left in the parameters, and measures it.
+    pub fn take_gradients(&self) -> Gradients {
+        let grads: Vec<Option<Tensor>> =
+            self.slots.iter().map(|slot| slot.param.take_grad()).collect();
+        let square = |g: &Tensor| g.square().sum(Kind::Double).double_value(&[]);
+        let norm = tch::no_grad(|| grads.iter().flatten().map(square).sum::<f64>()).sqrt();
+        Gradients { grads, norm }
+    }
+
+    /// One update at learning rate `lr`. A parameter without a gradient stays as it is.
+    pub fn step(&mut self, gradients: Gradients, lr: f64) {
+        self.step += 1;
+        let AdamWKnobs { beta1, beta2, eps, weight_decay, max_grad_norm } = self.knobs;
+        let clip = if max_grad_norm > 0.0 {
+            (max_grad_norm / (gradients.norm + 1e-6)).min(1.0)
+        } else {
+            1.0
+        };
+        let bias1 = 1.0 - beta1.powi(self.step as i32);
+        let bias2 = 1.0 - beta2.powi(self.step as i32);
+        let _no_grad = tch::no_grad_guard();
+        for (slot, grad) in self.slots.iter_mut().zip(gradients.grads) {
+            let Some(mut grad) = grad else { continue };
+            if clip < 1.0 {
+                let _ = grad.g_mul_scalar_(clip);
+            }
+            let Slot { param, exp_avg, exp_avg_sq, master } = slot;
+            let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
+            let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
+            let _ = exp_avg_sq.g_mul_scalar_(beta2);
+            *exp_avg_sq += grad.square_() * (1.0 - beta2);
+            let denominator = (exp_avg_sq.sqrt() / bias2.sqrt()) + eps;
+            if weight_decay != 0.0 {
+                let _ = weight.g_mul_scalar_(1.0 - lr * weight_decay);
+            }
+            weight -= (&*exp_avg / denominator) * (lr / bias1);
+            if let Some(master) = master {
+                param.tensor.shallow_clone().copy_(master);
+            }
+        }
+    }
+
+    /// Bytes that [`save`](Self::save) writes, but for the header.
+    pub fn n_bytes(&self) -> u64 {
+        let of =
+            |slot: &Slot| slot.param.tensor.numel() * 4 * (2 + usize::from(slot.master.is_some()));
+        self.slots.iter().map(of).sum::<usize>() as u64
+    }
+
+    /// Writes moments and master weights.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let tensors = self.slots.iter().flat_map(|slot| {
+            let named = |kind: &str, tensor| (format!("{kind}.{}", slot.param.name), tensor);
+            let moments = [named("exp_avg", &slot.exp_avg), named("exp_avg_sq", &slot.exp_avg_sq)];
+            moments.into_iter().chain(slot.master.as_ref().map(|master| named("master", master)))
+        });
+        Ok(write_tensors(path, tensors)?)
+    }
+
+    /// Reads what [`save`](Self::save) wrote after `step` updates.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape: the file belongs to another model.
+    pub fn load(&mut self, path: &Path, step: u64) -> Result<(), TrainError> {
+        let file = TensorFile::open(path)?;
+        let _no_grad = tch::no_grad_guard();
+        for slot in &mut self.slots {
+            let mut targets =
+                vec![("exp_avg", &mut slot.exp_avg), ("exp_avg_sq", &mut slot.exp_avg_sq)];
+            targets.extend(slot.master.as_mut().map(|master| ("master", master)));
+            for (kind, target) in targets {
+                let name = format!("{kind}.{}", slot.param.name);
+                let (found, expected) = (file.shape(&name), target.size());
+                if found.as_ref() != Some(&expected) {
+                    return Err(TrainError::BadCheckpoint {
+                        path: path.into(),
+                        reason: format!("{name}: expected shape {expected:?}, found {found:?}"),
+                    });
+                }
+                target.copy_(&file.tensor(&name)?);
+            }
+        }
+        self.step = step;
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! The commit protocol: a folder appears whole or not at all, whatever breaks off.
+//!
+//! Write beside the target on the same file system → fsync every file → fsync the folder → rename without replacing →
+//! fsync the parent. Only then may anything older be removed. After an error the half-written folder is thrown away.
+
+use crate::TrainError;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+/// Fills a new folder by `write` and commits it as `target`.
+///
+/// # Errors
+/// Less than `needed` bytes (and a tenth) free; an existing `target`; what `write` or the operating system says.
+pub fn commit_dir(
+    target: &Path,
+    needed: u64,
+    write: impl FnOnce(&Path) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(TrainError::io(parent))?;
+    check_space(parent, needed)?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let staging = parent.join(format!("{name}.tmp-{}", std::process::id()));
+    if staging.exists() {
+        fs::remove_dir_all(&staging).map_err(TrainError::io(&staging))?;
+    }
+    let result = fs::create_dir(&staging)
+        .map_err(TrainError::io(&staging))
+        .and_then(|()| write(&staging))
+        .and_then(|()| sync_tree(&staging))
+        .and_then(|()| {
+            renameat_with(CWD, &staging, CWD, target, RenameFlags::NOREPLACE)
+                .map_err(|e| TrainError::io(target)(e.into()))
+        })
+        .and_then(|()| sync(parent));
+    if result.is_err() {
+        let _ = fs::remove_dir_all(&staging); // the first error is the one to tell
+    }
+    result
+}
+
+/// Committed checkpoints, oldest step first.
+pub(super) fn committed(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let mut steps = Vec::new();
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(TrainError::io(root)(e)),
+    };
+    for entry in entries {
+        let path = entry.map_err(TrainError::io(root))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse::<u64>().ok()) {
+            steps.push((step, path));
+        }
+    }
+    steps.sort(); // by step: clocks lie
+    Ok(steps.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Removes all but the newest `keep`, and whatever broken-off saves left behind.
+pub(super) fn prune(root: &Path, keep: usize) -> Result<(), TrainError> {
+    let steps = committed(root)?;
+    for dir in &steps[..steps.len().saturating_sub(keep)] {
+        let trash = dir.with_file_name(format!(
+            ".trash-{}",
+            dir.file_name().unwrap_or_default().to_string_lossy()
+        ));
+        fs::rename(dir, &trash).map_err(TrainError::io(dir))?;
+    }
+    sync(root)?;
+    for entry in fs::read_dir(root).map_err(TrainError::io(root))? {
+        let path = entry.map_err(TrainError::io(root))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(".trash-") || name.contains(".tmp-") {
+            fs::remove_dir_all(&path).map_err(TrainError::io(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Renames a damaged checkpoint so that no one takes it for a good one, and returns its new name.
+pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, TrainError> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let mut aside = dir.with_file_name(format!("corrupt-{name}"));
+    let mut n = 1;
+    while aside.exists() {
+        n += 1;
+        aside = dir.with_file_name(format!("corrupt-{n}-{name}"));
+    }
+    fs::rename(dir, &aside).map_err(TrainError::io(dir))?;
+    Ok(aside)
+}
+
+fn check_space(dir: &Path, needed: u64) -> Result<(), TrainError> {
+    let stat = rustix::fs::statvfs(dir).map_err(|e| TrainError::io(dir)(e.into()))?;
+    let free = stat.f_bavail * stat.f_frsize;
+    if needed + needed / 10 > free {
+        return Err(TrainError::NoSpace { path: dir.into(), needed: needed + needed / 10, free });
+    }
+    Ok(())
+}
+
+/// Flushes the files of `dir`, then `dir` itself.
+fn sync_tree(dir: &Path) -> Result<(), TrainError> {
+    for entry in fs::read_dir(dir).map_err(TrainError::io(dir))? {
+        sync(&entry.map_err(TrainError::io(dir))?.path())?;
+    }
+    sync(dir)
+}
+
+fn sync(path: &Path) -> Result<(), TrainError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_nothing_and_a_second_commit_refuses() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("step-000000001");
+        let broken = commit_dir(&target, 0, |dir| {
+            fs::write(dir.join("half"), "x").unwrap();
+            Err(TrainError::BadCheckpoint { path: dir.into(), reason: "made up".into() })
+        });
+        assert!(broken.is_err());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+
+        let write = |dir: &Path| fs::write(dir.join("whole"), "x").map_err(TrainError::io(dir));
+        commit_dir(&target, 0, write).unwrap();
+        assert!(commit_dir(&target, 0, write).is_err(), "an existing target is never replaced");
+        assert_eq!(committed(root.path()).unwrap(), [target]);
+    }
+
+    #[test]
+    fn too_little_space_is_said_before_anything_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let error = commit_dir(&root.path().join("a"), u64::MAX / 4, |_| Ok(())).unwrap_err();
+        assert!(matches!(error, TrainError::NoSpace { .. }), "{error}");
+    }
+
+    #[test]
+    fn prune_keeps_the_newest_by_step() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["step-000000009", "step-000000010", "step-000000100", "step-000000011.tmp-7"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        prune(root.path(), 2).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["step-000000010", "step-000000100"]);
+    }
+}

@@ -1,0 +1,86 @@
+//! What can stop a run.
+
+use std::path::PathBuf;
+use tunesmith_model::ModelError;
+use tunesmith_tokens::SourceError;
+
+/// A training step, a checkpoint or a resume that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The data failed.
+    #[error("{0}")]
+    Source(SourceError),
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The loss or the gradient norm is NaN or infinite. The update was not made.
+    #[error(
+        "step {step}: {what} is {value}; the weights were not changed\n\
+         rows of this step: {}\n\
+         help: look at these rows with `tunesmith data show`; a lower `--lr` or `--dtype fp32` often helps",
+        list(rows)
+    )]
+    NonFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// `loss` or `grad_norm`.
+        what: &'static str,
+        /// The value.
+        value: f64,
+        /// Rows of the data set.
+        rows: Vec<u64>,
+    },
+    /// Not one token of the data gives a loss.
+    #[error(
+        "step {step}: none of its {n_tokens} tokens is trained\nhelp: look at the loss mask with `tunesmith data show`"
+    )]
+    NothingTrained {
+        /// The step, counted from 1.
+        step: u64,
+        /// Tokens of the step.
+        n_tokens: usize,
+    },
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The disk cannot hold what is to be written.
+    #[error(
+        "{path}: {needed} bytes needed, {free} free\nhelp: free some space, or choose another place with `--out`"
+    )]
+    NoSpace {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes to be written.
+        needed: u64,
+        /// Bytes free to this user.
+        free: u64,
+    },
+    /// A checkpoint that is damaged or does not fit.
+    #[error("{path}: {reason}")]
+    BadCheckpoint {
+        /// The checkpoint or the file in it.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// libtorch failed.
+    #[error("libtorch: {0}")]
+    Tch(#[from] tch::TchError),
+}
+
+impl TrainError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+fn list(rows: &[u64]) -> String {
+    let shown = rows.iter().take(20).map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if rows.len() > 20 { format!("{shown} and {} more", rows.len() - 20) } else { shown }
+}
