@@ -10,7 +10,9 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tunesmith_data::tokens::{EncodeKnobs, Encoder, Example, Sample, Template, Tokenizer};
+use tunesmith_data::tokens::{
+    EncodeKnobs, Encoder, Example, Sample, Template, Tokenizer, special_tokens,
+};
 use tunesmith_data::{Dataset, RowKnobs};
 
 fn main() {
@@ -22,7 +24,9 @@ fn main() {
 }
 
 fn show(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    let path = args.first().ok_or("no data file\nhelp: cargo run -p tunesmith-data --example show -- FILE [MODEL] [ROW]")?;
+    let path = args.first().ok_or(
+        "no data file\nhelp: cargo run -p tunesmith-data --example show -- FILE [MODEL] [ROW]",
+    )?;
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny");
     let model = args.get(1).map_or(tiny, PathBuf::from);
     let row: u64 = args.get(2).map_or(Ok(0), |row| row.parse())?;
@@ -31,7 +35,7 @@ fn show(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Arc::new(Tokenizer::from_dir(&model)?);
     let template = match Template::from_dir(&model)? {
         Some(template) => template,
-        None => Template::builtin("chat")?,
+        None => Template::builtin("chat", special_tokens(&model)?)?,
     };
     let encoder = Encoder::new(tokenizer.clone(), Some(template), EncodeKnobs::default());
     if row >= dataset.len() {
@@ -43,7 +47,11 @@ fn show(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     match dataset.sample(row)? {
         Sample::Chat(conversation) => {
             for message in conversation.messages {
-                println!("{:>9} │ {}", message.role, message.content.replace('\n', "\n          │ "));
+                println!(
+                    "{:>9} │ {}",
+                    message.role,
+                    message.content.replace('\n', "\n          │ ")
+                );
             }
         }
         other => println!("{other:?}"),
@@ -56,7 +64,8 @@ fn show(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Tokens with borders between them. Trained ones are underlined on a terminal, and in brackets elsewhere.
 fn marked(example: &Example, tokenizer: &Tokenizer) -> Result<String, Box<dyn std::error::Error>> {
-    let (on, off) = if std::io::stdout().is_terminal() { ("\x1b[4;32m", "\x1b[0m") } else { ("[", "]") };
+    let (on, off) =
+        if std::io::stdout().is_terminal() { ("\x1b[4;32m", "\x1b[0m") } else { ("[", "]") };
     let mut text = String::new();
     for (&id, &trained) in example.ids.iter().zip(&example.trained) {
         let token = tokenizer.decode(&[id], false)?;

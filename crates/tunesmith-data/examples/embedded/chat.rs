@@ -65,7 +65,9 @@ pub(crate) fn conversations(world: &World, split: Split, n: usize) -> Vec<Chat> 
         if chats.len() == n {
             break;
         }
-        let Some(chat) = conversation(world, split, &mut Dice::new(purpose, number)) else { continue };
+        let Some(chat) = conversation(world, split, &mut Dice::new(purpose, number)) else {
+            continue;
+        };
         let leaks = split == Split::Train && words(&chat.text()).any(|word| secret.contains(&word));
         if !leaks && seen.insert(chat.text()) {
             chats.push(chat);
@@ -77,14 +79,17 @@ pub(crate) fn conversations(world: &World, split: Split, n: usize) -> Vec<Chat> 
 /// The names that no training conversation may contain. A name of two words is given away by either.
 pub(crate) fn held_out_words(world: &World) -> HashSet<String> {
     let distinct = world.tables.iter().filter(|table| !table.common);
-    let keys = distinct.flat_map(|table| table.rows.iter().filter(|row| table.held_out(row)).map(Row::key));
+    let keys = distinct
+        .flat_map(|table| table.rows.iter().filter(|row| table.held_out(row)).map(Row::key));
     let children = stories::names(world).into_iter().filter(|name| stories::held_out(name));
     keys.chain(children).filter(|key| !key.contains(' ')).map(str::to_lowercase).collect()
 }
 
 /// The words of a text in lower case.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
+    text.split(|letter: char| !letter.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
 }
 
 fn conversation(world: &World, split: Split, dice: &mut Dice) -> Option<Chat> {
@@ -114,8 +119,10 @@ fn small_talk(world: &World, split: Split, dice: &mut Dice) -> Option<Chat> {
 fn story(world: &World, split: Split, dice: &mut Dice) -> Option<Chat> {
     let animals = world.table("animals");
     let animal = any_row(animals, split, dice);
-    let names: Vec<&str> =
-        stories::names(world).into_iter().filter(|name| stories::held_out(name) == (split == Split::Test)).collect();
+    let names: Vec<&str> = stories::names(world)
+        .into_iter()
+        .filter(|name| stories::held_out(name) == (split == Split::Test))
+        .collect();
     let name = *dice.choose(&names);
     let cast = stories::cast(name, animal);
     let group = if split == Split::Test && dice.chance(50) { "test" } else { "ask" };
@@ -139,7 +146,8 @@ fn same_row_again(world: &World, split: Split, dice: &mut Dice) -> Option<Chat> 
     let tables: Vec<&Table> = world.tables.iter().filter(|table| has_follow(table)).collect();
     let table = *dice.choose(&tables);
     let row = any_row(table, split, dice);
-    let mut relations: Vec<&Relation> = table.relations.iter().filter(|relation| !relation.follow.is_empty()).collect();
+    let mut relations: Vec<&Relation> =
+        table.relations.iter().filter(|relation| !relation.follow.is_empty()).collect();
     dice.shuffle(&mut relations);
     for relation in relations.into_iter().take(2 + dice.below(2)) {
         let next = match &chat {
@@ -179,8 +187,11 @@ fn join(chat: Option<Chat>, next: Chat) -> Option<Chat> {
 
 /// Tables by how much they have to tell, so that countries and animals lead.
 fn any_table<'a>(world: &'a World, dice: &mut Dice) -> &'a Table {
-    let tickets: Vec<&Table> =
-        world.tables.iter().flat_map(|table| std::iter::repeat_n(table, table.relations.len().min(4) + 1)).collect();
+    let tickets: Vec<&Table> = world
+        .tables
+        .iter()
+        .flat_map(|table| std::iter::repeat_n(table, table.relations.len().min(4) + 1))
+        .collect();
     tickets[dice.below(tickets.len())]
 }
 

@@ -27,8 +27,9 @@ fn portraits(world: &World, dice: &mut Dice) -> String {
     let table = any_table(world, dice);
     while sentences.len() < 8 {
         let row = dice.choose(&table.rows);
-        let mut about: Vec<String> =
-            (0..table.relations.len()).filter_map(|i| state(&table.relations[i].say, row, dice)).collect();
+        let mut about: Vec<String> = (0..table.relations.len())
+            .filter_map(|i| state(&table.relations[i].say, row, dice))
+            .collect();
         dice.shuffle(&mut about);
         sentences.extend(about);
     }

@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut corpus = None;
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
-        let value = args.next().map(PathBuf::from).ok_or_else(|| format!("`{flag}` needs a path after it"))?;
+        let value = args
+            .next()
+            .map(PathBuf::from)
+            .ok_or_else(|| format!("`{flag}` needs a path after it"))?;
         match flag.as_str() {
             "--data" => data = value,
             "--corpus" => corpus = Some(value),

@@ -25,7 +25,8 @@ pub(crate) const TEMPLATE: &str = "\
 ///
 /// The turn markers are reserved although the corpus holds none: a chat needs them, and a vocabulary cannot grow later.
 pub(crate) fn tokenizer(texts: &[String]) -> Result<String, Box<dyn Error + Send + Sync>> {
-    let special = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"].map(|token| AddedToken::from(token, true));
+    let special =
+        [END_OF_TEXT, "<|im_start|>", "<|im_end|>"].map(|token| AddedToken::from(token, true));
     let mut trainer = BpeTrainer::builder()
         .vocab_size(VOCAB_SIZE)
         .show_progress(false)

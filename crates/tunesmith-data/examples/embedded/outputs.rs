@@ -11,11 +11,18 @@ use std::error::Error;
 pub(crate) const MODEL: &str = "tunesmith-tiny";
 
 /// Everything that is committed, except the weights: (path inside `data/`, text).
-pub(crate) fn data_files(world: &World) -> Result<Vec<(String, String)>, Box<dyn Error + Send + Sync>> {
+pub(crate) fn data_files(
+    world: &World,
+) -> Result<Vec<(String, String)>, Box<dyn Error + Send + Sync>> {
     let train = conversations(world, Split::Train, N_TRAIN);
     let test = conversations(world, Split::Test, N_TEST);
     let mut texts: Vec<String> = (0..N_DOCUMENTS).map(|number| document(world, number)).collect();
-    texts.extend(train.iter().flat_map(|chat| &chat.turns).flat_map(|(ask, answer)| [ask.clone(), answer.clone()]));
+    texts.extend(
+        train
+            .iter()
+            .flat_map(|chat| &chat.turns)
+            .flat_map(|(ask, answer)| [ask.clone(), answer.clone()]),
+    );
     let in_model = |file: &str| format!("{MODEL}/{file}");
     Ok(vec![
         ("ultrachat_sample.jsonl".to_owned(), lines(train.iter().map(Chat::row))),
@@ -46,11 +53,21 @@ pub(crate) fn questions(world: &World, n: usize) -> String {
 /// The prompts of the samples before and after: the first held-out conversation of each sort, past the test file.
 pub(crate) fn prompts(world: &World) -> Vec<Chat> {
     let held_out = conversations(world, Split::Test, 1_000);
-    let sorts = ["capital of", "continent?", " eat?", "opposite", "plus", "used for?", "story", "who are you"];
+    let sorts = [
+        "capital of",
+        "continent?",
+        " eat?",
+        "opposite",
+        "plus",
+        "used for?",
+        "story",
+        "who are you",
+    ];
     let mut chosen: Vec<Chat> = Vec::new();
     for sort in sorts {
         let fits = |chat: &&Chat| {
-            let question = chat.turns.last().map(|(question, _)| question.to_lowercase()).unwrap_or_default();
+            let question =
+                chat.turns.last().map(|(question, _)| question.to_lowercase()).unwrap_or_default();
             question.contains(sort)
         };
         chosen.extend(held_out[N_TEST..].iter().find(fits).cloned());

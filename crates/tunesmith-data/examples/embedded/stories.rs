@@ -28,7 +28,8 @@ pub(crate) fn tell(world: &World, dice: &mut Dice, cast: &Row) -> String {
 
 /// A phrase of `group` with the cast filled in. Every group has one that needs nothing but a name and an animal.
 pub(crate) fn phrase(world: &World, group: &str, cast: &Row, dice: &mut Dice) -> String {
-    let filled: Vec<String> = section(world, group).iter().filter_map(|phrase| cast.fill(phrase)).collect();
+    let filled: Vec<String> =
+        section(world, group).iter().filter_map(|phrase| cast.fill(phrase)).collect();
     // A name needs no capital, but `{name}` may follow an article's place at the start.
     crate::world::capital(dice.phrase(&filled))
 }

@@ -67,7 +67,9 @@ impl World {
             ("sums", include_str!("world/sums.txt")),
         ];
         let tables = files.into_iter().map(|(name, text)| Table::parse(name, text)).collect();
-        let talk = sections(include_str!("world/talk.txt")).into_iter().map(|(name, l)| Relation::parse(name, &l));
+        let talk = sections(include_str!("world/talk.txt"))
+            .into_iter()
+            .map(|(name, l)| Relation::parse(name, &l));
         Self { tables, talk: talk.collect(), stories: sections(include_str!("world/stories.txt")) }
     }
 
@@ -84,10 +86,14 @@ impl Table {
         let columns: Vec<String> = lines.remove(0).split(" | ").map(str::to_owned).collect();
         let mut rows: Vec<Row> = lines
             .iter()
-            .map(|line| Row(columns.iter().cloned().zip(line.split(" | ").map(str::to_owned)).collect()))
+            .map(|line| {
+                Row(columns.iter().cloned().zip(line.split(" | ").map(str::to_owned)).collect())
+            })
             .collect();
         if header.contains("mirror") {
-            let swap = |row: &Row| Row(columns.iter().cloned().zip(row.0.iter().rev().map(|c| c.1.clone())).collect());
+            let swap = |row: &Row| {
+                Row(columns.iter().cloned().zip(row.0.iter().rev().map(|c| c.1.clone())).collect())
+            };
             rows.extend(rows.iter().map(swap).collect::<Vec<_>>());
         }
         if name == "sums" {
@@ -100,7 +106,9 @@ impl Table {
     /// Whether the training conversations must not know `row`: about one in four.
     pub(crate) fn held_out(&self, row: &Row) -> bool {
         let key = row.key();
-        let sample = key.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let sample = key
+            .bytes()
+            .fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
         Dice::new(&format!("held out {} {key}", self.name), sample).chance(25)
     }
 }
@@ -113,7 +121,11 @@ impl Row {
 
     /// The text of a column; none where the row has no such fact.
     pub(crate) fn cell(&self, column: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == column).map(|(_, cell)| cell.as_str()).filter(|&cell| cell != "-")
+        self.0
+            .iter()
+            .find(|(name, _)| name == column)
+            .map(|(_, cell)| cell.as_str())
+            .filter(|&cell| cell != "-")
     }
 
     /// `phrase` with this row's cells in its places; none where one of them is missing.
@@ -126,10 +138,19 @@ impl Row {
             let cell = self.cell(&column.to_lowercase())?;
             text.push_str(before);
             if column.len() < place.len() {
-                let article = if cell.starts_with(['a', 'e', 'i', 'o', 'u']) { "an " } else { "a " };
-                text.push_str(&if place.starts_with('A') { capital(article) } else { article.to_owned() });
+                let article =
+                    if cell.starts_with(['a', 'e', 'i', 'o', 'u']) { "an " } else { "a " };
+                text.push_str(&if place.starts_with('A') {
+                    capital(article)
+                } else {
+                    article.to_owned()
+                });
             }
-            text.push_str(&if column.starts_with(char::is_uppercase) { capital(cell) } else { cell.to_owned() });
+            text.push_str(&if column.starts_with(char::is_uppercase) {
+                capital(cell)
+            } else {
+                cell.to_owned()
+            });
             rest = after;
         }
         Some(text + rest)
@@ -172,7 +193,10 @@ fn sections(text: &str) -> Vec<(String, Vec<String>)> {
             (Some(header), _) => {
                 let (name, rest) = header.split_once(']').expect("`]`");
                 let rest = rest.trim();
-                sections.push((name.to_owned(), if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] }));
+                sections.push((
+                    name.to_owned(),
+                    if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] },
+                ));
             }
             (None, Some((_, lines))) => lines.push(line.to_owned()),
             (None, None) => panic!("a line before the first section: {line}"),
@@ -184,13 +208,34 @@ fn sections(text: &str) -> Vec<(String, Vec<String>)> {
 /// Every x + y = z with x and y from 1 to 10, in digits and in words, under one key.
 fn count_sums() -> Vec<Row> {
     const WORDS: [&str; 21] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+        "twenty",
     ];
     let mut rows = Vec::new();
     for (x, y) in (1..=10).flat_map(|x| (1..=10).map(move |y| (x, y))) {
         let cells = |[x, y, z]: [String; 3], key: String| {
-            Row([("sum", key), ("x", x), ("y", y), ("z", z)].map(|(name, cell)| (name.to_owned(), cell)).to_vec())
+            Row([("sum", key), ("x", x), ("y", y), ("z", z)]
+                .map(|(name, cell)| (name.to_owned(), cell))
+                .to_vec())
         };
         rows.push(cells([x, y, x + y].map(|n: usize| n.to_string()), format!("{x}+{y}")));
         rows.push(cells([x, y, x + y].map(|n| WORDS[n].to_owned()), format!("{x}+{y}")));

@@ -1,0 +1,250 @@
+//! A data set's TOML file: where its rows come from and how to read them.
+//!
+//! ```toml
+//! shape = "messages"          # else found from the columns
+//! split = "train_sft"         # what a run trains on
+//! eval_split = "test_sft"     # what a run may be evaluated on
+//! template = "chat"           # for models that carry no template of their own: chat (the default) or alpaca
+//! sample = "../../data/ultrachat_sample.jsonl"  # what stands in when the Hub cannot be reached
+//!
+//! [hub]                       # without it the splits are files, folders or patterns on this disk
+//! repo = "HuggingFaceH4/ultrachat_200k"
+//! revision = "main"
+//!
+//! [splits]
+//! train_sft = "data/train_sft-*.parquet"
+//! test_sft = ["data/test_sft-*.parquet"]
+//!
+//! [columns]                   # the shape's name = the file's name
+//! messages = "conversations"
+//!
+//! [roles]                     # the file's role = the template's role
+//! human = "user"
+//! ```
+//!
+//! Paths on this disk are relative to the TOML file.
+
+use crate::{DataError, Shape, suggest};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A data set as its TOML file describes it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// The row shape; without it, the columns decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// The split that a run trains on; without it the only one, or `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// The split that a run may be evaluated on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_split: Option<String>,
+    /// `chat` or `alpaca`: the template for a model that carries none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// A file that stands in where the Hub cannot be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<PathBuf>,
+    /// The repository on the Hub; without it the splits name files on this disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubRepo>,
+    /// Each split's files: patterns inside the repository, or paths and patterns on this disk.
+    #[serde(default)]
+    pub splits: BTreeMap<String, Patterns>,
+    /// The shape's name of a column → the file's name of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// The file's name of a role → the template's name of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles: BTreeMap<String, String>,
+}
+
+/// A data set repository on the Hugging Face Hub.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HubRepo {
+    /// `owner/name`.
+    pub repo: String,
+    /// A branch, a tag or a commit.
+    #[serde(default = "main_branch")]
+    pub revision: String,
+}
+
+fn main_branch() -> String {
+    "main".into()
+}
+
+/// One pattern or several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Patterns {
+    /// `"data/*.parquet"`
+    One(String),
+    /// `["a.jsonl", "b.jsonl"]`
+    Many(Vec<String>),
+}
+
+impl Patterns {
+    /// All patterns, in the order given.
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(pattern) => std::slice::from_ref(pattern),
+            Self::Many(patterns) => patterns,
+        }
+    }
+}
+
+const KEYS: &[&str] =
+    &["shape", "split", "eval_split", "template", "sample", "hub", "splits", "columns", "roles"];
+const HUB_KEYS: &[&str] = &["repo", "revision"];
+/// The templates that tunesmith brings itself.
+const TEMPLATES: &[&str] = &["chat", "alpaca"];
+
+impl DatasetConfig {
+    /// Reads a TOML file; paths in it become relative to its folder.
+    ///
+    /// # Errors
+    /// A file that is not there, is no TOML, or has an unknown key or value.
+    pub fn load(path: &Path) -> Result<Self, DataError> {
+        let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
+        let mut config = Self::parse(&text, &path.display().to_string())?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        config.sample = config.sample.map(|sample| folder.join(sample));
+        if config.hub.is_none() {
+            for patterns in config.splits.values_mut() {
+                let local = |pattern: &String| folder.join(pattern).to_string_lossy().into_owned();
+                *patterns = Patterns::Many(patterns.as_slice().iter().map(local).collect());
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads a data set by name: `<folder>/<name>.toml`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); an unknown name comes with the nearest known one.
+    pub fn find(name: &str, folder: &Path) -> Result<Self, DataError> {
+        let path = folder.join(format!("{name}.toml"));
+        if path.is_file() {
+            return Self::load(&path);
+        }
+        let names = Self::names(folder);
+        let known = suggest::list(&names);
+        let help = match suggest::nearest(name, names.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "a data set is a name above, a TOML file, or a data file or folder".into(),
+        };
+        let problem = format!("no data set of this name in {}, found {known}", folder.display());
+        Err(DataError::Config { place: format!("`{name}`"), problem, help: Some(help) })
+    }
+
+    /// The names that [`find`](Self::find) knows, sorted.
+    pub fn names(folder: &Path) -> Vec<String> {
+        let entries =
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let toml =
+            entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        let mut names: Vec<_> = toml
+            .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The data set of a file, a folder or a pattern, which has one split, `train`.
+    pub fn of_path(path: &str) -> Self {
+        let splits = BTreeMap::from([("train".to_owned(), Patterns::One(path.to_owned()))]);
+        Self { splits, ..Self::default() }
+    }
+
+    /// Parses the text of a TOML file; `place` names it in messages.
+    ///
+    /// # Errors
+    /// No TOML, an unknown key or an unknown value.
+    pub fn parse(text: &str, place: &str) -> Result<Self, DataError> {
+        let broken = |error: toml::de::Error| {
+            let problem = error.to_string().trim_end().to_owned();
+            DataError::Config { place: place.into(), problem, help: None }
+        };
+        let table: toml::Table = toml::from_str(text).map_err(broken)?;
+        check_keys(&table, KEYS, place, "")?;
+        if let Some(hub) = table.get("hub").and_then(toml::Value::as_table) {
+            check_keys(hub, HUB_KEYS, place, "hub.")?;
+        }
+        if let Some(shape) = table.get("shape").and_then(toml::Value::as_str) {
+            one_of(shape, &Shape::ALL.map(Shape::name), "shape", place)?;
+        }
+        if let Some(template) = table.get("template").and_then(toml::Value::as_str) {
+            one_of(template, TEMPLATES, "template", place)?;
+        }
+        let config: Self = toml::from_str(text).map_err(broken)?;
+        config.check(place)?;
+        Ok(config)
+    }
+
+    /// What keys alone cannot tell: names that must agree with each other.
+    fn check(&self, place: &str) -> Result<(), DataError> {
+        let splits: Vec<_> = self.splits.keys().map(String::as_str).collect();
+        for (key, split) in [("split", &self.split), ("eval_split", &self.eval_split)] {
+            if let Some(split) = split {
+                one_of(split, &splits, key, place)?;
+            }
+        }
+        let shapes = self.shape.map_or(Shape::ALL.to_vec(), |shape| vec![shape]);
+        let columns: Vec<_> = shapes.into_iter().flat_map(Shape::columns).collect();
+        for column in self.columns.keys() {
+            one_of(column, &columns, "columns", place)?;
+        }
+        Ok(())
+    }
+
+    /// The patterns of the split to train on, or of the split named.
+    ///
+    /// # Errors
+    /// No such split, or several and none chosen.
+    pub fn split(&self, name: Option<&str>) -> Result<(&str, &[String]), DataError> {
+        let names: Vec<_> = self.splits.keys().map(String::as_str).collect();
+        let chosen = name.or(self.split.as_deref()).or(match names.as_slice() {
+            [only] => Some(*only),
+            names => names.iter().find(|&&name| name == "train").copied(),
+        });
+        let Some(chosen) = chosen else {
+            let problem = format!("several splits and none chosen: {}", suggest::list(&names));
+            let help = Some("choose one with `split = \"…\"`".into());
+            return Err(DataError::Config { place: "split".into(), problem, help });
+        };
+        match self.splits.get_key_value(chosen) {
+            Some((name, patterns)) => Ok((name, patterns.as_slice())),
+            None => Err(unknown(chosen, &names, "split", "the data set")),
+        }
+    }
+}
+
+fn check_keys(
+    table: &toml::Table,
+    known: &[&str],
+    place: &str,
+    prefix: &str,
+) -> Result<(), DataError> {
+    let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
+    let help = match suggest::nearest(key, known.iter().copied()) {
+        Some(near) => format!("did you mean `{prefix}{near}`?"),
+        None => format!("known keys are {}", suggest::list(known)),
+    };
+    let problem = format!("unknown key `{prefix}{key}`");
+    Err(DataError::Config { place: place.into(), problem, help: Some(help) })
+}
+
+fn one_of(value: &str, known: &[&str], key: &str, place: &str) -> Result<(), DataError> {
+    if known.contains(&value) { Ok(()) } else { Err(unknown(value, known, key, place)) }
+}
+
+fn unknown(value: &str, known: &[&str], key: &str, place: &str) -> DataError {
+    let help = suggest::nearest(value, known.iter().copied())
+        .map(|near| format!("did you mean `{near}`?"));
+    let problem = format!("{key}: expected one of {}, found `{value}`", suggest::list(known));
+    DataError::Config { place: place.into(), problem, help }
+}

@@ -1,0 +1,74 @@
+//! Rows as examples in the order of the files: what scoring, evaluation and showing read.
+
+use crate::{DataError, Dataset, Fault};
+use rayon::prelude::*;
+use std::collections::VecDeque;
+use std::ops::Range;
+use tunesmith_tokens::{EncodeError, Encoder, Example};
+
+/// Rows encoded together, on all cores.
+const BLOCK: u64 = 256;
+
+/// The examples of consecutive rows, each with its own error where a row gives none.
+#[derive(Debug)]
+pub struct Examples<'a> {
+    dataset: &'a Dataset,
+    encoder: &'a Encoder,
+    rows: Range<u64>,
+    ready: VecDeque<Result<Example, DataError>>,
+}
+
+impl Dataset {
+    /// The example of one row.
+    ///
+    /// # Errors
+    /// A malformed row, or one that the template or the tokenizer refuses.
+    ///
+    /// # Panics
+    /// Where `row` is not below [`len`](Self::len).
+    pub fn example(&self, row: u64, encoder: &Encoder) -> Result<Example, DataError> {
+        let sample = self.sample(row)?;
+        encoder.encode(&sample, row).map_err(|error| {
+            let message = error.to_string();
+            match error {
+                // no fault of the row: all rows of this shape fail alike
+                EncodeError::NoTokenizer { .. }
+                | EncodeError::NoTemplate { .. }
+                | EncodeError::NoEos { .. } => DataError::Encoder { message },
+                _ => {
+                    let message = message
+                        .strip_prefix(&format!("row {row}: "))
+                        .unwrap_or(&message)
+                        .to_owned();
+                    self.error(row, String::new(), Fault::Encode { message })
+                }
+            }
+        })
+    }
+
+    /// The examples of `rows`, in order; rows past the end are left out.
+    pub fn examples<'a>(&'a self, encoder: &'a Encoder, rows: Range<u64>) -> Examples<'a> {
+        let rows = rows.start.min(self.len())..rows.end.min(self.len());
+        Examples { dataset: self, encoder, rows, ready: VecDeque::new() }
+    }
+}
+
+impl Iterator for Examples<'_> {
+    type Item = Result<Example, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ready.is_empty() {
+            let end = (self.rows.start + BLOCK).min(self.rows.end);
+            let block = self.rows.start..end;
+            self.rows.start = end;
+            self.ready =
+                block.into_par_iter().map(|row| self.dataset.example(row, self.encoder)).collect();
+        }
+        self.ready.pop_front()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.rows.end - self.rows.start) as usize + self.ready.len();
+        (left, Some(left))
+    }
+}

@@ -1,0 +1,93 @@
+//! From paths, folders and patterns to the data files they name, in sorted order.
+
+use crate::DataError;
+use std::path::{Path, PathBuf};
+
+/// The data files that `paths` name: files as they are, folders and glob patterns expanded and sorted by name.
+///
+/// A folder gives its `.parquet`, `.jsonl` and `.ndjson` files, those of its subfolders too; `.json` files only where it
+/// has none of these, because data sets keep descriptions of themselves in `.json` files. Hidden files are passed over.
+///
+/// # Errors
+/// A path, pattern or folder that gives no data file.
+pub fn expand<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    for path in paths.iter().map(AsRef::as_ref) {
+        if path.is_dir() {
+            let found = folder(path)?;
+            if found.is_empty() {
+                return Err(DataError::NoDataFile { path: path.into() });
+            }
+            files.extend(found);
+        } else if path.exists() {
+            files.push(path.into());
+        } else if path.to_string_lossy().contains(['*', '?', '[']) {
+            files.extend(pattern(path)?);
+        } else {
+            return Err(DataError::NoSuchFile { path: path.into(), help: nearby(path) });
+        }
+    }
+    Ok(files)
+}
+
+fn pattern(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let bad_pattern = |problem: glob::PatternError| DataError::Config {
+        place: path.display().to_string(),
+        problem: format!("not a pattern: {problem}"),
+        help: None,
+    };
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+    let mut files = Vec::new();
+    for entry in glob::glob_with(&path.to_string_lossy(), options).map_err(bad_pattern)? {
+        let entry = entry.map_err(|error| DataError::io(&error.path().to_owned(), error.into()))?;
+        if entry.is_file() {
+            files.push(entry);
+        }
+    }
+    files.sort();
+    if files.is_empty() { Err(DataError::NoDataFile { path: path.into() }) } else { Ok(files) }
+}
+
+fn folder(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut all = Vec::new();
+    walk(path, &mut all)?;
+    all.sort();
+    let extension = |file: &PathBuf| {
+        file.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+    };
+    let (mut rows, json): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|file| extension(file) != "json");
+    rows.retain(|file| ["parquet", "jsonl", "ndjson"].contains(&extension(file).as_str()));
+    Ok(if rows.is_empty() { json } else { rows })
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+    for entry in std::fs::read_dir(folder).map_err(|error| DataError::io(folder, error))? {
+        let entry = entry.map_err(|error| DataError::io(folder, error))?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        // a link to a folder is not followed: it may lead back up
+        if entry.file_type().map_err(|error| DataError::io(&path, error))?.is_dir() {
+            walk(&path, files)?;
+        } else if path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// "did you mean", among the names in the same folder.
+fn nearby(path: &Path) -> Option<String> {
+    let folder =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Some(format!("the folder {} does not exist either", folder.display()));
+    };
+    let names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let wanted = path.file_name()?.to_string_lossy().into_owned();
+    let near = crate::suggest::nearest(&wanted, names.iter().map(String::as_str))?;
+    Some(format!("did you mean {}", folder.join(near).display()))
+}

@@ -1,0 +1,112 @@
+//! Where the elements of a JSON array start, found in one pass without parsing them.
+
+use super::read_at;
+use crate::DataError;
+use std::fs::File;
+use std::path::Path;
+
+const BLOCK: usize = 1 << 20;
+
+/// The offset of every element of the array whose first byte after `[` is at `from`.
+pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Vec<u64>, DataError> {
+    let mut scan = Scan { starts: Vec::new(), depth: 0, state: State::BeforeElement, closed: None };
+    let mut block = vec![0; BLOCK];
+    let mut at = from;
+    loop {
+        let read = read_at(file, &mut block, at).map_err(|error| DataError::io(path, error))?;
+        for (i, &byte) in block[..read].iter().enumerate() {
+            scan.byte(byte, at + i as u64).map_err(|found| DataError::BadFile {
+                path: path.into(),
+                expected: "an array of objects with a comma between each two".into(),
+                found: format!("{found} at byte {}", at + i as u64),
+                help: None,
+            })?;
+        }
+        at += read as u64;
+        if read < BLOCK {
+            break;
+        }
+    }
+    if scan.closed.is_none() {
+        let inside = scan.starts.len().saturating_sub(1);
+        return Err(DataError::BadFile {
+            path: path.into(),
+            expected: "an array closed by `]`".into(),
+            found: format!("a file of {at} bytes that ends inside row {inside}"),
+            help: Some("fetch or write the file again".into()),
+        });
+    }
+    Ok(scan.starts)
+}
+
+struct Scan {
+    starts: Vec<u64>,
+    /// Open brackets and braces inside the current element.
+    depth: u32,
+    state: State,
+    closed: Option<u64>,
+}
+
+enum State {
+    /// An element must come; `]` only where there is none yet.
+    BeforeElement,
+    InElement,
+    InString,
+    AfterBackslash,
+    AfterElement,
+}
+
+impl Scan {
+    /// Takes one byte; what is wrong with it, if something is.
+    fn byte(&mut self, byte: u8, at: u64) -> Result<(), String> {
+        match self.state {
+            _ if self.closed.is_some() => {
+                if !byte.is_ascii_whitespace() {
+                    return Err(format!("`{}` after the array", byte.escape_ascii()));
+                }
+            }
+            State::InString => match byte {
+                b'"' if self.depth == 0 => self.state = State::AfterElement,
+                b'"' => self.state = State::InElement,
+                b'\\' => self.state = State::AfterBackslash,
+                _ => {}
+            },
+            State::AfterBackslash => self.state = State::InString,
+            State::InElement => match byte {
+                b'"' => self.state = State::InString,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' if self.depth > 1 => self.depth -= 1,
+                b'}' | b']' if self.depth == 1 => {
+                    self.depth = 0;
+                    self.state = State::AfterElement;
+                }
+                // depth 0: inside a bare number or word
+                b']' => self.closed = Some(at),
+                b',' if self.depth == 0 => self.state = State::BeforeElement,
+                _ => {}
+            },
+            State::BeforeElement => match byte {
+                byte if byte.is_ascii_whitespace() => {}
+                b']' if self.starts.is_empty() => self.closed = Some(at),
+                b',' | b']' | b'}' => {
+                    return Err(format!("`{}` where an object must stand", char::from(byte)));
+                }
+                _ => {
+                    self.starts.push(at);
+                    self.state = match byte {
+                        b'"' => State::InString,
+                        _ => State::InElement,
+                    };
+                    self.depth = u32::from(byte == b'{' || byte == b'[');
+                }
+            },
+            State::AfterElement => match byte {
+                byte if byte.is_ascii_whitespace() => {}
+                b',' => self.state = State::BeforeElement,
+                b']' => self.closed = Some(at),
+                _ => return Err(format!("`{}` where a comma must stand", byte.escape_ascii())),
+            },
+        }
+        Ok(())
+    }
+}

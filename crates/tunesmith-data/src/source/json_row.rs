@@ -1,0 +1,102 @@
+//! One JSON object, of which only the wanted columns are kept.
+
+use super::Row;
+use crate::error::{Fault, describe};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
+
+/// What a row's text is instead of an object.
+#[derive(Debug)]
+pub(super) struct Problem {
+    /// The text stops too early.
+    pub(super) is_end: bool,
+    offset: usize,
+    message: String,
+    /// It is JSON, but this and no object.
+    other: Option<Value>,
+}
+
+impl Problem {
+    /// As the fault of a row that starts at byte `start` of its file.
+    pub(super) fn fault(self, start: u64) -> Fault {
+        match self.other {
+            Some(value) => Fault::WrongType {
+                expected: "an object with the row's columns",
+                found: describe(&value),
+            },
+            None => Fault::Json { problem: self.message, offset: start + self.offset as u64 },
+        }
+    }
+}
+
+/// Reads the object at the start of `text`. What follows must be white space; in an array also a comma, or the end.
+pub(super) fn parse(text: &str, in_array: bool, wanted: Option<&[String]>) -> Result<Row, Problem> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let problem = |error: serde_json::Error| {
+        let message = error.to_string();
+        let message =
+            message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+        Problem {
+            is_end: error.is_eof(),
+            offset: offset(text, &error),
+            message: message.into(),
+            other: None,
+        }
+    };
+    let row = Wanted(wanted).deserialize(&mut parser).map_err(|error| {
+        let other = serde_json::from_str::<Value>(text).ok().filter(|value| !value.is_object());
+        Problem { other, ..problem(error) }
+    })?;
+    if in_array {
+        return Ok(row); // the array's index already saw commas and brackets in their places
+    }
+    parser.end().map_err(problem)?;
+    Ok(row)
+}
+
+/// Where in `text` a parser error lies.
+fn offset(text: &str, error: &serde_json::Error) -> usize {
+    let before: usize =
+        text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    (before + error.column().saturating_sub(1)).min(text.len())
+}
+
+struct Wanted<'a>(Option<&'a [String]>);
+
+impl<'de> DeserializeSeed<'de> for Wanted<'_> {
+    type Value = Row;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Row, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Wanted<'_> {
+    type Value = Row;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+        let mut row = Row::new();
+        while let Some(Key(key)) = map.next_key()? {
+            if self.0.is_some_and(|wanted| !wanted.iter().any(|name| *name == key)) {
+                map.next_value::<IgnoredAny>()?;
+            } else if row.contains_key(key.as_ref()) {
+                return Err(A::Error::custom(format!(
+                    "the column `{key}` stands twice in the row"
+                )));
+            } else {
+                row.insert(key.into_owned(), map.next_value()?);
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// A column's name, borrowed from the text unless it has escapes.
+#[derive(serde::Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

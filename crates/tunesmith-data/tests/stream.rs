@@ -1,0 +1,272 @@
+//! The stream: the same batches whatever the file format, the number of threads and the place it starts at.
+
+mod common;
+
+use common::{encoder, file, golden, knobs, open, rest, stream};
+use std::collections::BTreeSet;
+use tunesmith_data::tokens::{Batch, BatchSource, Cursor};
+use tunesmith_data::{Ledger, OnBadRow, Packing, Stream, StreamKnobs};
+
+#[test]
+fn examples_are_those_of_transformers() {
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        ids: Vec<u32>,
+        trained: Vec<u8>,
+    }
+    let expected: Vec<Expected> =
+        serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap();
+    let (dataset, encoder) = (open(golden("chats.parquet")), encoder(4096));
+    let examples: Vec<_> = dataset.examples(&encoder, 0..u64::MAX).map(Result::unwrap).collect();
+    assert_eq!(examples.len(), expected.len());
+    for (row, (example, expected)) in examples.iter().zip(expected).enumerate() {
+        assert_eq!(example.ids, expected.ids, "row {row}");
+        let trained: Vec<u8> = example.trained.iter().map(|&trained| trained.into()).collect();
+        assert_eq!(trained, expected.trained, "row {row}");
+        assert_eq!((example.row, example.truncated), (row as u64, 0));
+    }
+}
+
+#[test]
+fn parquet_and_jsonl_of_the_same_rows_give_the_same_batches() {
+    let batches = rest(&mut stream("chats.jsonl", &knobs()));
+    assert!(batches.len() > 10);
+    assert_eq!(batches, rest(&mut stream("chats.parquet", &knobs())));
+}
+
+#[test]
+fn every_codec_and_both_widths_of_offsets_are_read() {
+    let expected: Vec<_> =
+        (0..6).map(|row| open(golden("chats.jsonl")).sample(row).unwrap()).collect();
+    let codecs = ["none", "snappy", "gzip", "brotli", "lz4", "zstd"]
+        .map(|codec| format!("codec-{codec}.parquet"));
+    for name in codecs.iter().map(String::as_str).chain(["large.parquet"]) {
+        let dataset = open(golden(name));
+        let samples: Vec<_> = (0..dataset.len()).map(|row| dataset.sample(row).unwrap()).collect();
+        assert_eq!(samples, expected, "{name}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_batches() {
+    let with = |threads| {
+        rest(&mut stream("chats.parquet", &StreamKnobs { threads: Some(threads), ..knobs() }))
+    };
+    let one = with(1);
+    for threads in [2, 3, 7] {
+        assert_eq!(one, with(threads), "{threads} threads");
+    }
+}
+
+#[test]
+fn seeking_to_every_cursor_continues_as_if_nothing_had_happened() {
+    let one_by_one = StreamKnobs { packing: Packing::None, shuffle: false, batch: 7, ..knobs() };
+    let odd_window = StreamKnobs { window: 13, batch: 3, ..knobs() };
+    for knobs in [knobs(), one_by_one, odd_window] {
+        let all = rest(&mut stream("chats.jsonl", &knobs));
+        let mut seeker = stream("chats.jsonl", &knobs);
+        for (i, (cursor, _)) in all.iter().enumerate().rev() {
+            seeker.seek(*cursor).unwrap();
+            assert_eq!(seeker.cursor(), *cursor);
+            assert_eq!(rest(&mut seeker), all[i..], "{cursor:?}");
+        }
+        let end = seeker.cursor();
+        assert_eq!(end, Cursor { epoch: 2, window: 0, pack: 0 });
+        seeker.seek(end).unwrap();
+        assert_eq!(rest(&mut seeker), []);
+    }
+}
+
+#[test]
+fn a_cursor_outside_the_data_is_refused() {
+    let mut stream = stream("chats.jsonl", &knobs());
+    for (epoch, window, pack) in [(3, 0, 0), (2, 0, 1), (0, 5, 0), (0, 0, 1000)] {
+        assert!(stream.seek(Cursor { epoch, window, pack }).is_err(), "{epoch} {window} {pack}");
+    }
+    let message = stream.seek(Cursor { epoch: 1, window: 5, pack: 0 }).unwrap_err().to_string();
+    assert!(
+        message.starts_with(
+            "cursor epoch 1, window 5, pack 0 lies outside the data: an epoch has 5 windows"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
+fn each_epoch_has_every_row_once_in_another_order() {
+    let batches = rest(&mut stream("chats.jsonl", &knobs()));
+    let rows = |epoch| -> Vec<u64> {
+        let of_epoch = batches.iter().filter(|(cursor, _)| cursor.epoch == epoch);
+        of_epoch.flat_map(|(_, batch)| batch.docs.iter().map(|doc| doc.row)).collect()
+    };
+    for epoch in [0, 1] {
+        assert_eq!(rows(epoch).len(), 48);
+        assert_eq!(rows(epoch).into_iter().collect::<BTreeSet<_>>(), (0..48).collect());
+    }
+    assert_ne!(rows(0), rows(1));
+    assert!(batches.iter().all(|(_, batch)| batch.len() <= 2 * 256));
+}
+
+#[test]
+fn without_shuffle_and_packing_rows_come_as_they_stand() {
+    let knobs = StreamKnobs { packing: Packing::None, shuffle: false, ..knobs() };
+    let batches = rest(&mut stream("chats.jsonl", &knobs));
+    let rows: Vec<u64> =
+        batches.iter().flat_map(|(_, batch)| batch.docs.iter().map(|doc| doc.row)).collect();
+    assert_eq!(rows, (0..48).chain(0..48).collect::<Vec<_>>());
+    assert!(batches.iter().all(|(_, batch)| batch.docs.len() == 2));
+}
+
+#[test]
+fn training_does_not_go_by_length() {
+    let knobs = StreamKnobs { window: 48, batch: 1, epochs: Some(1), ..knobs() };
+    let lengths: Vec<usize> =
+        rest(&mut stream("chats.jsonl", &knobs)).iter().map(|(_, batch)| batch.len()).collect();
+    let mut sorted = lengths.clone();
+    sorted.sort_unstable();
+    assert_ne!(lengths, sorted);
+    sorted.reverse();
+    assert_ne!(lengths, sorted);
+}
+
+#[test]
+fn the_stream_repeats_for_ever_where_no_epochs_are_given() {
+    let mut stream = stream("chats.jsonl", &StreamKnobs { epochs: None, ..knobs() });
+    while stream.cursor().epoch < 5 {
+        assert!(stream.next().unwrap().is_some());
+    }
+    assert!((stream.epoch() - 5.0).abs() < 0.5);
+}
+
+#[test]
+fn the_epoch_grows_with_every_batch() {
+    let mut stream = stream("chats.jsonl", &knobs());
+    let mut last = stream.epoch();
+    assert_eq!(last, 0.0);
+    while stream.next().unwrap().is_some() {
+        assert!(stream.epoch() > last, "{} after {last}", stream.epoch());
+        last = stream.epoch();
+    }
+    assert_eq!(last, 2.0);
+}
+
+/// 48 conversations cut to 96 tokens, with a malformed row and one that asks and gets no answer.
+fn mixed() -> (tempfile::TempDir, std::path::PathBuf) {
+    let mut text = std::fs::read_to_string(golden("chats.jsonl")).unwrap();
+    text += "{\"messages\": [{\"role\": \"user\", \"content\": null}]}\n";
+    text += "{\"messages\": [{\"role\": \"user\", \"content\": \"Nobody answers.\"}]}\n";
+    file("mixed.jsonl", text)
+}
+
+#[test]
+fn the_ledger_accounts_for_every_row_once() {
+    let (_folder, path) = mixed();
+    let knobs = StreamKnobs { seq_len: 96, on_bad_row: OnBadRow::Skip, ..knobs() };
+    let mut stream = Stream::new(open(&path), encoder(96), knobs).unwrap();
+    let watch = stream.watch_ledger();
+    assert_eq!(stream.ledger(), Ledger::new(50));
+    let batches = rest(&mut stream);
+    let ledger = stream.ledger();
+    assert_eq!(ledger, watch());
+    assert_eq!(ledger.trained + ledger.truncated + ledger.n_dropped(), 50);
+    assert_eq!((ledger.rows, ledger.unread), (50, 0));
+    assert!(ledger.truncated > 0 && ledger.trained > 0);
+    assert_eq!(ledger.dropped["null content"], 1);
+    assert_eq!(ledger.dropped["no trained token"], 1);
+    let first: Vec<&Batch> =
+        batches.iter().filter(|(cursor, _)| cursor.epoch == 0).map(|(_, batch)| batch).collect();
+    assert_eq!(ledger.tokens, first.iter().map(|batch| batch.len() as u64).sum::<u64>());
+    assert_eq!(
+        ledger.trained_tokens,
+        first.iter().map(|batch| batch.n_trained() as u64).sum::<u64>()
+    );
+    let whole: usize =
+        open(&path).examples(&encoder(4096), 0..48).map(|example| example.unwrap().len()).sum();
+    let cut: usize =
+        open(&path).examples(&encoder(96), 0..48).map(|example| example.unwrap().len()).sum();
+    let lost_with_dropped = whole as u64 - cut as u64 - ledger.truncated_tokens;
+    assert!(
+        ledger.dropped.contains_key("no trained token left after truncation")
+            || lost_with_dropped == 0
+    );
+}
+
+#[test]
+fn a_restored_ledger_ends_as_one_that_was_never_interrupted() {
+    let (_folder, path) = mixed();
+    let knobs = StreamKnobs { seq_len: 96, on_bad_row: OnBadRow::Skip, ..knobs() };
+    let new = || Stream::new(open(&path), encoder(96), knobs.clone()).unwrap();
+    let mut whole = new();
+    let mut ledgers = vec![whole.ledger()];
+    while whole.next().unwrap().is_some() {
+        ledgers.push(whole.ledger());
+    }
+    for saved in ledgers {
+        let json = serde_json::to_string(&saved).unwrap();
+        let mut resumed = new();
+        resumed.restore(serde_json::from_str(&json).unwrap()).unwrap();
+        assert_eq!((resumed.cursor(), resumed.ledger()), (saved.upto, saved));
+        rest(&mut resumed);
+        assert_eq!(resumed.ledger(), whole.ledger());
+    }
+    let mut sought = new();
+    sought.seek(Cursor { epoch: 0, window: 3, pack: 0 }).unwrap();
+    rest(&mut sought);
+    assert_eq!(sought.ledger().unread, 30);
+}
+
+#[test]
+fn a_malformed_row_stops_the_stream_where_it_stands() {
+    let (_folder, path) = mixed();
+    let knobs = StreamKnobs { shuffle: false, ..knobs() };
+    let mut stream = Stream::new(open(&path), encoder(256), knobs).unwrap();
+    let mut error = None;
+    for _ in 0..100 {
+        match stream.next() {
+            Ok(batch) => assert!(batch.is_some()),
+            Err(found) => {
+                error = Some(found.to_string());
+                break;
+            }
+        }
+    }
+    let error = error.unwrap();
+    assert!(
+        error.contains("row 48 (line 49) /messages/0/content: expected text, found null"),
+        "{error}"
+    );
+    assert_eq!(stream.next().unwrap_err().to_string(), error, "asked again");
+    assert!(stream.cursor().window <= 4);
+}
+
+#[test]
+fn rows_without_a_trained_token_alone_are_an_error_and_no_endless_search() {
+    let (_folder, path) = file(
+        "asks.jsonl",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"Nobody?\"}]}\n".repeat(30),
+    );
+    let mut stream =
+        Stream::new(open(&path), encoder(256), StreamKnobs { epochs: None, ..knobs() }).unwrap();
+    let message = stream.next().unwrap_err().to_string();
+    assert!(
+        message
+            .starts_with("expected at least one row with a trained token, found none in 30 rows"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_setting_of_zero_is_refused() {
+    for (name, bad) in [("seq_len", StreamKnobs::new(0, 1)), ("batch", StreamKnobs::new(1, 0))] {
+        let error = Stream::new(open(golden("chats.jsonl")), encoder(256), bad).unwrap_err();
+        assert_eq!(error.to_string(), format!("{name}: expected at least 1, found 0"));
+    }
+}
+
+#[test]
+fn dropping_a_stream_early_ends_its_thread() {
+    for _ in 0..20 {
+        let mut stream = stream("chats.parquet", &StreamKnobs { epochs: None, ..knobs() });
+        assert!(stream.next().unwrap().is_some());
+    }
+}
