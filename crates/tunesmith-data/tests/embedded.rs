@@ -26,8 +26,11 @@ fn data() -> PathBuf {
 }
 
 fn rows(file: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(data().join(file)).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    json_lines(&std::fs::read_to_string(data().join(file)).expect("a file of data/"))
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
 }
 
 /// A regression test: the committed files are tunesmith's own output, byte for byte.
@@ -82,7 +85,10 @@ fn training_conversations_know_nothing_that_is_held_out() {
         asked.insert(content);
     }
     // A later question such as "And what does it eat?" occurs in training, but never about this animal.
-    for row in rows("ultrachat_sample_test.jsonl").iter().chain(&rows("prompts.jsonl")) {
+    let questions = json_lines(&outputs::questions(&World::new(), 1_000));
+    for row in
+        questions.iter().chain(&rows("ultrachat_sample_test.jsonl")).chain(&rows("prompts.jsonl"))
+    {
         let first = row["messages"][0]["content"].as_str().unwrap();
         assert!(!asked.contains(first), "the held-out question `{first}` occurs in training");
     }
