@@ -41,10 +41,10 @@ pub(crate) fn doctor(arguments: Vec<OsString>) -> Result<()> {
             Ok(text) => println!("{thing:<18} {text} ✓"),
             Err(error) => {
                 missing += 1;
-                println!(
-                    "{thing:<18} {} ✗",
-                    format!("{error:#}").replace('\n', "\n                   ")
-                );
+                let text = crate::message(error);
+                let (head, rest) = text.split_once('\n').unwrap_or((&text, ""));
+                println!("{thing:<18} {head} ✗");
+                rest.lines().for_each(|line| println!("{:<18} {line}", ""));
             }
         }
     }

@@ -58,14 +58,13 @@ def opener(settings):
     return urllib.request.build_opener(*handlers)
 
 
-def show(path, done, total, rate, end):
-    """One line that rewrites itself on a terminal; in a log, only the last state of each file."""
-    if sys.stderr.isatty() or end:
-        start = "\r" if sys.stderr.isatty() else ""
-        name = os.path.basename(path).split("-")[0]
-        sys.stderr.write(f"{start}  {name:<24} {done / 1e6:7.1f} / {total / 1e6:.1f} MB  {rate / 1e6:6.1f} MB/s")
-        sys.stderr.write("\n" if end else "")
-        sys.stderr.flush()
+def show(path, done, total, rate):
+    """One line that rewrites itself on a terminal; in a log, a line each time."""
+    start = "\r" if sys.stderr.isatty() else ""
+    end = "" if sys.stderr.isatty() and done < total else "\n"
+    name = os.path.basename(path).split("-")[0]
+    sys.stderr.write(f"{start}  {name:<24} {done / 1e6:7.1f} / {total / 1e6:.1f} MB  {rate / 1e6:6.1f} MB/s{end}")
+    sys.stderr.flush()
 
 
 def stream(client, item, timeout):
@@ -77,7 +76,8 @@ def stream(client, item, timeout):
     with client.open(request, timeout=timeout) as reply:
         if have and getattr(reply, "status", None) != 206:  # a server, or a file: URL, without ranges
             have = 0
-        began, shown, first = time.monotonic(), 0.0, have
+        began, first = time.monotonic(), have
+        shown, every = began, 0.2 if sys.stderr.isatty() else 15.0
         with open(path, "r+b" if have else "wb") as file:
             file.seek(have)
             file.truncate()
@@ -88,8 +88,8 @@ def stream(client, item, timeout):
                 file.write(piece)
                 have += len(piece)
                 now = time.monotonic()
-                if now - shown > 0.2 or have == total:
-                    show(path, have, total, (have - first) / max(now - began, 1e-3), have == total)
+                if now - shown > every or have == total:
+                    show(path, have, total, (have - first) / max(now - began, 1e-3))
                     shown = now
             file.flush()
             os.fsync(file.fileno())
@@ -132,7 +132,8 @@ def fetch(client, item, timeout):
 
 
 def stop_with_parent():
-    sys.stdin.read()
+    while os.read(0, 1):
+        pass
     os._exit(130)
 
 

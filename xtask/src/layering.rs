@@ -179,6 +179,17 @@ mod tests {
         );
     }
 
+    /// The lock file of a user's crate names everything that it builds.
+    #[test]
+    fn piecemeal_use_needs_no_libtorch() {
+        let path = crate::command::in_root("tests/piecemeal/Cargo.lock");
+        let lock = std::fs::read_to_string(path).unwrap();
+        assert!(lock.contains("name = \"tunesmith-data\""));
+        for name in TORCH {
+            assert!(!lock.contains(&format!("name = \"{name}\"")), "{name}");
+        }
+    }
+
     #[test]
     fn the_build_and_the_table_agree_on_what_plain_cargo_test_covers() {
         let metadata = metadata(&["--no-deps"]).unwrap();

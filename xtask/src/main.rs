@@ -41,18 +41,13 @@ const TASKS: [(&str, &str); 5] = [
 ];
 
 /// What the binary does: each is set up, built and run with the same arguments.
-const FORWARDED: [(&str, &str); 12] = [
+const FORWARDED: [(&str, &str); 7] = [
     ("finetune", "train a model on a data set"),
     ("check", "everything up to the first batch, before any weight is touched"),
-    ("data", "prepare or show the tokens of a data set"),
+    ("data", "rows as text and as tokens, with the trained ones marked"),
     ("score", "log-probabilities and perplexity of a text"),
     ("generate", "text from a prompt"),
     ("chat", "talk to a model"),
-    ("eval", "measure a model"),
-    ("merge", "fold an adapter into its model"),
-    ("export", "write a model in another format"),
-    ("serve", "answer over HTTP"),
-    ("plan", "what a run would need in time and memory"),
     ("help", "the binary's own help"),
 ];
 
@@ -133,6 +128,18 @@ fn run(task: &str, mut arguments: Vec<OsString>) -> Result<()> {
     }
 }
 
+/// An error with its causes on one line, and after them what helps.
+fn message(error: &anyhow::Error) -> String {
+    let (mut what, mut help) = (Vec::new(), String::new());
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let (head, tail) = text.split_at(text.find("\nhelp: ").unwrap_or(text.len()));
+        what.push(head.to_owned());
+        help.push_str(tail);
+    }
+    what.join(": ") + &help
+}
+
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if arguments.is_empty() || arguments[0] == "--help" || arguments[0] == "-h" {
@@ -140,14 +147,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let task = arguments.remove(0).to_string_lossy().into_owned();
-    if !names().any(|name| name == task) && task != "--version" {
+    if !names().any(|name| name == task) {
         eprintln!("error: {}", unknown(&task));
         return ExitCode::from(EX_USAGE);
     }
     match run(&task, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             ExitCode::FAILURE
         }
     }
@@ -174,15 +181,10 @@ mod tests {
             commands of tunesmith (set up and built if needed, then run with the same arguments):
               finetune                       train a model on a data set
               check                          everything up to the first batch, before any weight is touched
-              data                           prepare or show the tokens of a data set
+              data                           rows as text and as tokens, with the trained ones marked
               score                          log-probabilities and perplexity of a text
               generate                       text from a prompt
               chat                           talk to a model
-              eval                           measure a model
-              merge                          fold an adapter into its model
-              export                         write a model in another format
-              serve                          answer over HTTP
-              plan                           what a run would need in time and memory
               help                           the binary's own help
 
             --dry-run prints the exact commands instead of running them.
@@ -193,9 +195,15 @@ mod tests {
     #[test]
     fn an_unknown_task_names_the_nearest() {
         expect![[r#"
-            no task is named `finetun`: expected one of setup, build, test, layering, doctor, finetune, check, data, score, generate, chat, eval, merge, export, serve, plan, help
+            no task is named `finetun`: expected one of setup, build, test, layering, doctor, finetune, check, data, score, generate, chat, help
             help: did you mean `finetune`? `cargo xtask --help` says what each does"#]].assert_eq(&unknown("finetun"));
         assert!(!unknown("xyzzyxyzzy").contains("did you mean"));
+    }
+
+    #[test]
+    fn help_lines_end_a_message() {
+        let error = anyhow::anyhow!("no room").context("cannot write to x\nhelp: choose y");
+        assert_eq!(message(&error), "cannot write to x: no room\nhelp: choose y");
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Libtorch {
     /// `LIBTORCH` does not hold a libtorch, or the cache folder cannot be named.
     pub(crate) fn choose(cuda: bool) -> Result<Self> {
         if let Some(folder) = std::env::var_os("LIBTORCH").filter(|value| !value.is_empty()) {
-            let folder = PathBuf::from(folder);
+            let folder = std::path::absolute(folder)?; // the run path of the binary is made from it
             if !folder.join("lib/libtorch_cpu.so").is_file() {
                 bail!(
                     "LIBTORCH={} holds no lib/libtorch_cpu.so\n\
