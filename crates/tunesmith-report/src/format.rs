@@ -123,20 +123,20 @@ pub fn count(n: u64) -> String {
 }
 
 /// A share of a whole: `100 %`, `99.98 %`, `0 %`. A share that is not all never rounds to 100, and one that is not
-/// nothing never rounds to 0.
+/// nothing never rounds to 0. The space is U+202F, which does not break.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "–".to_owned();
     }
     if part == 0 || part == whole {
-        return if part == 0 { "0 %" } else { "100 %" }.to_owned();
+        return if part == 0 { "0\u{202f}%" } else { "100\u{202f}%" }.to_owned();
     }
     let p = part as f64 / whole as f64 * 100.0;
     match p {
-        _ if p < 0.01 => "< 0.01 %".to_owned(),
-        _ if p > 99.99 => "> 99.99 %".to_owned(),
-        _ if !(1.0..=99.0).contains(&p) => format!("{p:.2} %"),
-        _ => format!("{p:.1} %"),
+        _ if p < 0.01 => "< 0.01\u{202f}%".to_owned(),
+        _ if p > 99.99 => "> 99.99\u{202f}%".to_owned(),
+        _ if !(1.0..=99.0).contains(&p) => format!("{p:.2}\u{202f}%"),
+        _ => format!("{p:.1}\u{202f}%"),
     }
 }
 
@@ -260,12 +260,12 @@ mod tests {
         assert_eq!(count(123_456_789), "123\u{202f}456\u{202f}789");
         for (part, whole, want) in [
             (0, 0, "–"),
-            (0, 9, "0 %"),
-            (9, 9, "100 %"),
-            (1, 3, "33.3 %"),
-            (9998, 10_000, "99.98 %"),
-            (999_999, 1_000_000, "> 99.99 %"),
-            (1, 1_000_000, "< 0.01 %"),
+            (0, 9, "0\u{202f}%"),
+            (9, 9, "100\u{202f}%"),
+            (1, 3, "33.3\u{202f}%"),
+            (9998, 10_000, "99.98\u{202f}%"),
+            (999_999, 1_000_000, "> 99.99\u{202f}%"),
+            (1, 1_000_000, "< 0.01\u{202f}%"),
         ] {
             assert_eq!(percent(part, whole), want, "{part}/{whole}");
         }

@@ -48,11 +48,15 @@ const MAX_MARKS: usize = 40;
 impl Plot {
     /// The plot as a `<figure>`.
     pub fn to_html(&self) -> Html {
+        let (x, y, above) = self.axes();
         let smoothed = match self.smoothed && self.train.len() >= FEW {
-            true => smooth(&self.train),
+            true => {
+                let inside: Vec<Point> =
+                    self.train.iter().copied().filter(|p| p.1 <= y.hi).collect();
+                smooth(&inside)
+            }
             false => Vec::new(),
         };
-        let (x, y, above) = self.axes(&smoothed);
         let raw = thin(&self.train, BUCKETS);
         let smoothed = thin(&smoothed, BUCKETS / 2);
         let eval = thin(&self.eval, BUCKETS / 2);
@@ -102,26 +106,24 @@ impl Plot {
     }
 
     /// The axes, and how many points lie above the plot: one spike of a thousand must not flatten all the rest.
-    fn axes(&self, smoothed: &[Point]) -> (Axis, Axis, usize) {
+    fn axes(&self) -> (Axis, Axis, usize) {
         let all = || self.train.iter().chain(&self.eval);
         let (x_lo, x_hi) = range(all().map(|p| p.0)).unwrap_or((0.0, 1.0));
         let mut values: Vec<f64> = all().map(|p| p.1).filter(|v| v.is_finite()).collect();
         values.sort_unstable_by(f64::total_cmp);
         let (mut lo, mut hi) = range(values.iter().copied()).unwrap_or((0.0, 1.0));
         if values.len() >= FEW {
-            let at = |q: f64| values[((values.len() - 1) as f64 * q) as usize];
-            let usual = range(smoothed.iter().map(|p| p.1)).map_or(at(0.98), |r| r.1.min(at(0.99)));
-            let usual = usual.max(at(0.98));
-            if hi - lo > 12.0 * (usual - lo) && usual > lo {
-                hi = usual + 0.2 * (usual - lo);
+            let usual = values[(values.len() - 1) * 98 / 100] - lo;
+            if hi - lo > 20.0 * usual && usual > 0.0 {
+                let inside = values.iter().copied().filter(|v| v - lo <= 10.0 * usual);
+                hi = inside.fold(lo, f64::max);
             }
         }
-        let above = values.iter().rev().take_while(|&&v| v > hi).count();
         if self.from_zero || (lo > 0.0 && lo < 0.25 * hi) {
             lo = lo.min(0.0);
         }
-        let ticks = if self.large { 5 } else { 3 };
-        let y = Axis::snapped(lo, hi, ticks);
+        let y = Axis::snapped(lo, hi, if self.large { 5 } else { 3 });
+        let above = values.iter().filter(|&&v| v > y.hi).count();
         (Axis::exact(x_lo, x_hi, if self.large { 6 } else { 4 }), y, above)
     }
 
@@ -140,7 +142,7 @@ impl Plot {
             out += &format!(
                 "<line class=\"x\" x1=\"{left:.2}%\" x2=\"{left:.2}%\" y1=\"100%\" y2=\"100%\"/>\
                  <text class=\"x\" x=\"{left:.2}%\" y=\"100%\" dy=\"20\">{}</text>",
-                if tick.abs() >= 100_000.0 { format::si(tick) } else { tick.to_string() }
+                if x.hi >= 10_000.0 { trim(&format::si(tick)) } else { tick.to_string() }
             );
         }
         out + "</g>"

@@ -36,7 +36,8 @@
       const step = lead[at][0];
       tip.replaceChildren();
       canvas.querySelectorAll(".spot").forEach(e => e.remove());
-      add(tip, "b", "", "step " + step.toLocaleString("en"));
+      add(tip, "b", "", "step " + step);
+      let height = 0;
       for (const s of series) {
         const p = s.points[nearest(s.points, step)];
         // An evaluation is shown only near where it was made.
@@ -46,6 +47,7 @@
         add(row, "em", "", show[unit](p[1]));
         const y = (top - p[1]) / (top - bottom) * 100;
         if (y < 0) continue;
+        height = y;
         const spot = add(canvas, "div", "spot " + s.class);
         spot.style.left = (p[0] - lo) / (hi - lo) * 100 + "%";
         spot.style.top = y + "%";
@@ -54,6 +56,7 @@
       line.style.left = left + "%";
       tip.style.left = left + "%";
       tip.classList.toggle("flip", left > 55);
+      tip.classList.toggle("low", height < 42);
       canvas.classList.add("live");
     };
     const leave = () => {

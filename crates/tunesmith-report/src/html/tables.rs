@@ -159,12 +159,12 @@ mod tests {
         .body
         .to_string();
         for part in [
-            "98.0 %",
-            "1.5 %",
+            "98.0\u{202f}%",
+            "1.5\u{202f}%",
             "4\u{202f}321 tokens",
             "empty &lt;messages&gt;",
             "1\u{202f}000",
-            "100 %",
+            "100\u{202f}%",
         ] {
             assert!(html.contains(part), "{part} in {html}");
         }

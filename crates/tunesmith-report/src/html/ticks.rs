@@ -20,11 +20,17 @@ impl Axis {
         Self { lo: lo.min(first * step), hi: hi.max(last * step), step, ticks }
     }
 
-    /// An axis over exactly `lo..=hi`, with ticks at whole numbers inside.
+    /// An axis over exactly `lo..=hi`, with ticks at whole numbers inside, and one at its beginning where
+    /// there is room.
     pub(super) fn exact(lo: f64, hi: f64, n: usize) -> Self {
-        let (lo, hi) = if lo < hi { (lo, hi) } else { (lo - 1.0, hi + 1.0) };
+        if lo >= hi {
+            return Self { lo: lo - 1.0, hi: lo + 1.0, step: 1.0, ticks: vec![lo] };
+        }
         let step = nice_step((hi - lo) / n as f64).max(1.0);
-        let ticks = ticks((lo / step - 1e-9).ceil(), (hi / step + 1e-9).floor(), step);
+        let mut ticks = ticks((lo / step - 1e-9).ceil(), (hi / step + 1e-9).floor(), step);
+        if ticks.first().is_none_or(|first| first - lo > 0.5 * step) {
+            ticks.insert(0, lo);
+        }
         Self { lo, hi, step, ticks }
     }
 
@@ -84,8 +90,8 @@ mod tests {
             );
             assert!(axis.lo <= lo && axis.hi >= hi);
         }
-        assert_eq!(Axis::exact(1.0, 2000.0, 5).ticks, [500.0, 1000.0, 1500.0, 2000.0]);
+        assert_eq!(Axis::exact(1.0, 2000.0, 5).ticks, [1.0, 500.0, 1000.0, 1500.0, 2000.0]);
         assert_eq!(Axis::exact(1.0, 3.0, 8).ticks, [1.0, 2.0, 3.0]);
-        assert_eq!(Axis::exact(7.0, 7.0, 2).ticks, [6.0, 7.0, 8.0]);
+        assert_eq!(Axis::exact(7.0, 7.0, 2).ticks, [7.0]);
     }
 }
