@@ -6,6 +6,8 @@
 //! eval_split = "test_sft"     # what a run may be evaluated on
 //! template = "chat"           # for models that carry no template of their own: chat (the default) or alpaca
 //! sample = "../../data/ultrachat_sample.jsonl"  # what stands in when the Hub cannot be reached
+//! eval_sample = "../../data/ultrachat_sample_test.jsonl"  # the same for the evaluation split
+//! sample_prompts = "../../data/prompts.jsonl"  # what to ask before and after training on the sample
 //!
 //! [hub]                       # without it the splits are files, folders or patterns on this disk
 //! repo = "HuggingFaceH4/ultrachat_200k"
@@ -26,7 +28,7 @@
 
 use crate::{DataError, Shape, suggest};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A data set as its TOML file describes it.
@@ -48,6 +50,12 @@ pub struct DatasetConfig {
     /// A file that stands in where the Hub cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<PathBuf>,
+    /// A file that stands in for the evaluation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_sample: Option<PathBuf>,
+    /// Conversations to be answered before and after training on the sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_prompts: Option<PathBuf>,
     /// The repository on the Hub; without it the splits name files on this disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub: Option<HubRepo>,
@@ -97,8 +105,19 @@ impl Patterns {
     }
 }
 
-const KEYS: &[&str] =
-    &["shape", "split", "eval_split", "template", "sample", "hub", "splits", "columns", "roles"];
+const KEYS: &[&str] = &[
+    "shape",
+    "split",
+    "eval_split",
+    "template",
+    "sample",
+    "eval_sample",
+    "sample_prompts",
+    "hub",
+    "splits",
+    "columns",
+    "roles",
+];
 const HUB_KEYS: &[&str] = &["repo", "revision"];
 /// The templates that tunesmith brings itself.
 const TEMPLATES: &[&str] = &["chat", "alpaca"];
@@ -112,7 +131,12 @@ impl DatasetConfig {
         let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
         let mut config = Self::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        config.sample = config.sample.map(|sample| folder.join(sample));
+        for path in [&mut config.sample, &mut config.eval_sample, &mut config.sample_prompts]
+            .into_iter()
+            .flatten()
+        {
+            *path = folder.join(&*path);
+        }
         if config.hub.is_none() {
             for patterns in config.splits.values_mut() {
                 let local = |pattern: &String| folder.join(pattern).to_string_lossy().into_owned();
@@ -194,7 +218,8 @@ impl DatasetConfig {
             }
         }
         let shapes = self.shape.map_or(Shape::ALL.to_vec(), |shape| vec![shape]);
-        let columns: Vec<_> = shapes.into_iter().flat_map(Shape::columns).collect();
+        let columns: BTreeSet<_> = shapes.into_iter().flat_map(Shape::columns).collect();
+        let columns: Vec<_> = columns.into_iter().collect();
         for column in self.columns.keys() {
             one_of(column, &columns, "columns", place)?;
         }

@@ -31,6 +31,7 @@ pub struct Dataset {
     files: Vec<PathBuf>,
     source: Source,
     adapter: Adapter,
+    n_rows: u64,
 }
 
 impl Dataset {
@@ -57,13 +58,20 @@ impl Dataset {
             shape = shape.name(),
             "opened a data set"
         );
-        Ok(Self { files, source, adapter })
+        let n_rows = source.len();
+        Ok(Self { files, source, adapter, n_rows })
+    }
+
+    /// The same data set without what follows its first `rows` rows (at least one).
+    #[must_use]
+    pub fn first(self, rows: u64) -> Self {
+        Self { n_rows: rows.clamp(1, self.n_rows), ..self }
     }
 
     /// How many rows it has; at least one.
     #[allow(clippy::len_without_is_empty, reason = "a data set without rows cannot be opened")]
     pub fn len(&self) -> u64 {
-        self.source.len()
+        self.n_rows
     }
 
     /// The shape of its rows.

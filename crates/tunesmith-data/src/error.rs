@@ -216,6 +216,14 @@ pub enum Fault {
         /// The row's columns.
         found: Vec<String>,
     },
+    /// A key that an object inside the row needs is not there.
+    #[error("expected the key `{key}`, found {}", suggest::list(found))]
+    MissingKey {
+        /// The key.
+        key: &'static str,
+        /// The object's keys.
+        found: Vec<String>,
+    },
     /// A value of another type.
     #[error("expected {expected}, found {found}")]
     WrongType {
@@ -311,6 +319,7 @@ impl Fault {
     pub fn code(&self) -> &'static str {
         match self {
             Self::MissingColumn { .. } => "missing column",
+            Self::MissingKey { .. } => "missing key",
             Self::WrongType { .. } => "wrong type",
             Self::NullContent => "null content",
             Self::EmptyMessages => "empty messages",
@@ -329,13 +338,12 @@ impl Fault {
     fn help(&self) -> Option<String> {
         const SKIP: &str = "`--on-bad-row skip` leaves such rows out and counts them";
         let help = match self {
-            Self::MissingColumn { column, found } => {
-                match suggest::nearest(column, found.iter().map(String::as_str)) {
-                    Some(near) => format!(
-                        "`[columns] {column} = \"{near}\"` in the data set's TOML reads `{near}` instead"
-                    ),
-                    None => SKIP.into(),
-                }
+            Self::MissingColumn { column, found } => match suggest::column(column, found) {
+                Some(near) => read_instead(column, near),
+                None => SKIP.into(),
+            },
+            Self::MissingKey { found, .. } if found.iter().any(|key| key == "from") => {
+                "a message is {\"role\": …, \"content\": …}; rename `from` and `value` first".into()
             }
             Self::UnknownRole { role } => {
                 let known = match role.to_lowercase().as_str() {
@@ -365,6 +373,11 @@ impl Fault {
 
 fn help_line(help: &Option<String>) -> String {
     help.as_ref().map_or_else(String::new, |help| format!("\nhelp: {help}"))
+}
+
+/// The help line that maps a column.
+pub(crate) fn read_instead(column: &str, near: &str) -> String {
+    format!("`[columns] {column} = \"{near}\"` in the data set's TOML reads `{near}` instead")
 }
 
 /// How a JSON value looks in a message: its type, and its beginning where that helps.

@@ -11,6 +11,26 @@ pub(crate) fn nearest<'a>(
     (near(&best) > 0.8).then_some(best)
 }
 
+/// What other systems call a column of ours.
+const SYNONYMS: [(&str, &[&str]); 7] = [
+    ("messages", &["conversations", "conversation", "dialog", "dialogue", "chat", "turns"]),
+    ("instruction", &["prompt", "question", "query"]),
+    ("output", &["response", "answer", "completion", "target"]),
+    ("prompt", &["question", "query", "instruction", "input"]),
+    ("completion", &["answer", "response", "output", "target"]),
+    ("text", &["content", "document", "body", "story"]),
+    ("input_ids", &["tokens", "ids", "token_ids"]),
+];
+
+/// The column among `found` that probably holds what we call `column`.
+pub(crate) fn column<'a>(column: &str, found: &'a [String]) -> Option<&'a str> {
+    let ours = SYNONYMS.iter().find(|(ours, _)| *ours == column);
+    let synonyms = ours.map_or(&[][..], |(_, synonyms)| synonyms);
+    let is = |name: &&String, synonym: &str| name.to_lowercase() == synonym;
+    let known = synonyms.iter().find_map(|synonym| found.iter().find(|name| is(name, synonym)));
+    known.map(String::as_str).or_else(|| nearest(column, found.iter().map(String::as_str)))
+}
+
 /// `a`, `b` and `c`, for messages.
 pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
     if names.is_empty() {

@@ -97,10 +97,10 @@ fn message(value: Value, adapter: &Adapter) -> Faulty<Message> {
     Ok(Message { role, content, extra: fields })
 }
 
-fn field(fields: &mut Map<String, Value>, name: &str) -> Faulty<Value> {
+fn field(fields: &mut Map<String, Value>, name: &'static str) -> Faulty<Value> {
     fields.shift_remove(name).ok_or_else(|| (String::new(), missing(fields, name)))
 }
 
-fn missing(fields: &Map<String, Value>, name: &str) -> Fault {
-    Fault::MissingColumn { column: name.into(), found: fields.keys().cloned().collect() }
+fn missing(fields: &Map<String, Value>, key: &'static str) -> Fault {
+    Fault::MissingKey { key, found: fields.keys().cloned().collect() }
 }

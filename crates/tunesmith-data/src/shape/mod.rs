@@ -9,7 +9,7 @@ mod prompt_completion;
 mod text;
 mod tokens;
 
-use crate::error::{DataError, Fault, describe};
+use crate::error::{DataError, Fault, describe, read_instead};
 use crate::source::{Faulty, Row};
 use crate::suggest;
 use serde::{Deserialize, Serialize};
@@ -122,14 +122,12 @@ impl Adapter {
             .iter()
             .find(|column| !found.iter().any(|f| f == named(&self.names, column)));
         let Some(column) = missing else { return Ok(()) };
-        let near = suggest::nearest(column, found.iter().map(String::as_str));
+        let near = suggest::column(column, found);
         let other = nearest_shape(&self.names, found)
             .filter(|(shape, missing)| *shape != self.shape && missing.is_empty());
-        let help = match (near, other) {
-            (Some(near), _) => format!(
-                "`[columns] {column} = \"{near}\"` in the data set's TOML reads `{near}` instead"
-            ),
-            (None, Some((shape, _))) => format!("the columns fit `shape = \"{}\"`", shape.name()),
+        let help = match (other, near) {
+            (Some((shape, _)), _) => format!("the columns fit `shape = \"{}\"`", shape.name()),
+            (None, Some(near)) => read_instead(column, near),
             (None, None) => format!(
                 "`[columns] {column} = \"…\"` in the data set's TOML names the column to read"
             ),
@@ -161,51 +159,39 @@ pub(crate) fn detect(
 }
 
 fn lacks((shape, missing): (Shape, Vec<&'static str>), found: &[String]) -> String {
-    let map = |column: &&str| {
-        let near = suggest::nearest(column, found.iter().map(String::as_str)).or(match *column {
-            // what other systems call the same column
-            "messages" => found
-                .iter()
-                .map(String::as_str)
-                .find(|f| ["conversations", "conversation", "dialog"].contains(f)),
-            _ => None,
-        });
-        format!("{column} = \"{}\"", near.unwrap_or("…"))
-    };
+    if shape.required().iter().all(|column| suggest::column(column, found).is_none()) {
+        let columns =
+            |shape: Shape| format!("{} ({})", shape.name(), suggest::list(shape.required()));
+        let shapes = Shape::ALL.map(columns).join(", ");
+        return format!(
+            "the shapes are {shapes}; `[columns]` in the data set's TOML names columns that go by other names"
+        );
+    }
+    let map =
+        |column: &&str| format!("{column} = \"{}\"", suggest::column(column, found).unwrap_or("…"));
     let map = missing.iter().map(map).collect::<Vec<_>>().join(", ");
     let (name, missing) = (shape.name(), suggest::list(&missing));
     format!(
-        "shape {name} is nearest and lacks {missing}; name the columns in the data set's TOML, e.g. columns = {{ {map} }}"
+        "shape {name} is nearest and lacks {missing}; in the data set's TOML: columns = {{ {map} }}"
     )
 }
 
-/// The shape that lacks the fewest needed columns, with those; among equals one that has some of its own.
+/// The shape of whose needed columns the most are there or probably go by another name; with
+/// those that are not there.
 fn nearest_shape(
     names: &BTreeMap<String, String>,
     found: &[String],
 ) -> Option<(Shape, Vec<&'static str>)> {
-    let lacking = |shape: Shape| {
-        let missing = shape
-            .required()
-            .iter()
-            .filter(|column| !found.iter().any(|f| f == named(names, column)));
-        let missing: Vec<_> = missing.copied().collect();
-        let hits = shape.required().len() - missing.len();
-        let guess = shape.required().iter().any(|column| lacks_only_a_name(column, found));
-        (shape, missing, hits, guess)
+    let is_there = |column: &str| found.iter().any(|f| f == named(names, column));
+    let rank = |shape: &Shape| {
+        let missing = shape.required().iter().filter(|column| !is_there(column));
+        let lost = missing.clone().filter(|column| suggest::column(column, found).is_none());
+        let (missing, lost) = (missing.count(), lost.count());
+        (missing > 0, lost, missing)
     };
-    Shape::ALL
-        .into_iter()
-        .map(lacking)
-        .min_by_key(|(_, missing, hits, guess)| {
-            (!missing.is_empty(), std::cmp::Reverse(*hits), !guess, missing.len())
-        })
-        .map(|(shape, missing, ..)| (shape, missing))
-}
-
-fn lacks_only_a_name(column: &str, found: &[String]) -> bool {
-    suggest::nearest(column, found.iter().map(String::as_str)).is_some()
-        || (column == "messages" && found.iter().any(|name| name.starts_with("conversation")))
+    let shape = Shape::ALL.into_iter().min_by_key(rank)?;
+    let missing = shape.required().iter().filter(|column| !is_there(column));
+    Some((shape, missing.copied().collect()))
 }
 
 fn named<'a>(names: &'a BTreeMap<String, String>, column: &'a str) -> &'a str {

@@ -46,7 +46,8 @@ pub(super) fn parse(text: &str, in_array: bool, wanted: Option<&[String]>) -> Re
         }
     };
     let row = Wanted(wanted).deserialize(&mut parser).map_err(|error| {
-        let other = serde_json::from_str::<Value>(text).ok().filter(|value| !value.is_object());
+        let first = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();
+        let other = first.and_then(Result::ok).filter(|value| !value.is_object());
         Problem { other, ..problem(error) }
     })?;
     if in_array {
@@ -56,11 +57,11 @@ pub(super) fn parse(text: &str, in_array: bool, wanted: Option<&[String]>) -> Re
     Ok(row)
 }
 
-/// Where in `text` a parser error lies.
+/// Where in `text` a parser error lies. The parser counts from 1, and takes a line end for column 0
+/// of the next line.
 fn offset(text: &str, error: &serde_json::Error) -> usize {
-    let before: usize =
-        text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    (before + error.column().saturating_sub(1)).min(text.len())
+    let before = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len);
+    (before.sum::<usize>() + error.column()).saturating_sub(1).min(text.len())
 }
 
 struct Wanted<'a>(Option<&'a [String]>);
