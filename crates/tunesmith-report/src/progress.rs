@@ -142,10 +142,7 @@ impl<W: Write> Progress<W> {
 pub fn line(update: &Update, tokens_per_s: f64, eta: Option<Duration>) -> String {
     let Update { step, n_steps, progress, loss, lr, memory, .. } = *update;
     let mut line = match n_steps {
-        Some(n) => {
-            let n = n.to_string();
-            format!("step {step:>width$}/{n}", width = n.len())
-        }
+        Some(n) => format!("step {step}/{n}"),
         None => format!("step {step} ({:.0} %)", progress * 100.0),
     };
     line += &format!("  loss {}  lr {}", format::loss(loss), format::rate(lr));
@@ -180,7 +177,7 @@ mod tests {
         let eta = Some(Duration::from_secs(724));
         assert_eq!(
             line(&update(120), 41_180.0, eta),
-            "step  120/2000  loss 1.4312  lr 9.8e-5  41.2k tok/s  eta 12:04  3.1 GiB"
+            "step 120/2000  loss 1.4312  lr 9.8e-5  41.2k tok/s  eta 12:04  3.1 GiB"
         );
         let bare = Update { n_steps: None, memory: None, loss: f64::NAN, ..update(740) };
         assert_eq!(
@@ -204,13 +201,7 @@ mod tests {
         let heads: Vec<&str> = text.lines().map(|l| l.split("  loss").next().unwrap()).collect();
         assert_eq!(
             heads,
-            [
-                "step    1/2000",
-                "step  101/2000",
-                "eval_loss 1.2",
-                "step  201/2000",
-                "step  250/2000"
-            ]
+            ["step 1/2000", "step 101/2000", "eval_loss 1.2", "step 201/2000", "step 250/2000"]
         );
         assert!(
             text.contains("41.0k tok/s  eta 3:10  3.1 GiB"),
@@ -239,6 +230,6 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.matches('\n').count(), 2, "the note and the end: {text:?}");
         assert_eq!(text.matches("step ").count(), 2, "two of three came too fast, one was redrawn");
-        assert!(text.contains("\r\x1b[Ksaved\n\r\x1b[K\x1b[?7lstep    3/2000"), "{text:?}");
+        assert!(text.contains("\r\x1b[Ksaved\n\r\x1b[K\x1b[?7lstep 3/2000"), "{text:?}");
     }
 }
