@@ -14,6 +14,7 @@ mod generation;
 mod json;
 mod methods;
 mod python;
+mod source;
 
 use crate::{Conversation, Message};
 use minijinja::value::Serde;
@@ -119,7 +120,7 @@ impl Template {
         variables: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self, TemplateError> {
         let mut env = environment::new();
-        let (rewritten, has_generation) = generation::rewrite(source);
+        let (rewritten, has_generation) = source::rewrite(source);
         env.add_template_owned(DEFAULT, rewritten).map_err(syntax_error)?;
         let variables =
             variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -131,7 +132,7 @@ impl Template {
     /// # Errors
     /// A source that does not compile.
     pub fn with_tool_use(mut self, source: &str) -> Result<Self, TemplateError> {
-        let (rewritten, has_generation) = generation::rewrite(source);
+        let (rewritten, has_generation) = source::rewrite(source);
         self.env.add_template_owned(TOOL_USE, rewritten).map_err(syntax_error)?;
         self.has_tool_use = true;
         self.has_generation |= has_generation;

@@ -1,8 +1,8 @@
 //! The Jinja environment that chat templates expect: block trimming, loop controls, and four functions of their own.
 
-use super::{FUEL, clock, generation, json, methods, python};
+use super::{FUEL, clock, generation, json, methods, python, source};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,6 +31,22 @@ pub(super) fn new() -> Environment<'static> {
     env.add_filter("tojson", json::filter);
     env.add_filter("trim", methods::trim_filter);
     env.add_filter("string", |value: &Value| python::str(value));
+    // Where the engine is more lenient, or stricter, than Jinja2.
+    env.add_filter("length", length);
+    env.add_filter("count", length);
+    env.add_test("iterable", |value: &Value| match value.kind() {
+        ValueKind::None => false,
+        ValueKind::String => true,
+        _ => value.try_iter().is_ok(),
+    });
+    env.add_test("sequence", |value: &Value| {
+        matches!(
+            value.kind(),
+            ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map
+        )
+    });
+    env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
+    env.add_function(source::EACH, each);
     env.add_function("raise_exception", raise_exception);
     env.add_function(generation::FUNCTION, generation::call);
     let now =
@@ -48,4 +64,22 @@ fn raise_exception(_: &State, message: &Value, kwargs: Kwargs) -> Result<Value, 
     kwargs.assert_all_used()?;
     let message = python::str(message);
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+}
+
+/// What loops run over: anything but none, which the engine would take for an empty list.
+fn each(value: Value) -> Result<Value, Error> {
+    if value.is_none() {
+        return Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable"));
+    }
+    Ok(value)
+}
+
+/// Python's `len`, which is 0 for what is undefined.
+fn length(value: &Value) -> Result<usize, Error> {
+    match value.kind() {
+        ValueKind::Undefined => Ok(0),
+        kind => value.len().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidOperation, format!("a value of type {kind} has no length"))
+        }),
+    }
 }

@@ -1,6 +1,6 @@
 //! `{% generation %}` … `{% endgeneration %}`: which part of the output the model writes.
 //!
-//! The engine knows no custom tags, so the source is rewritten before it compiles: the pair becomes a `{% call %}` block
+//! The engine knows no custom tags, so `source` rewrites the pair before it compiles: it becomes a `{% call %}` block
 //! of a function that puts two marker characters around what the block wrote, and the markers are taken out of the
 //! finished text, leaving their places. A call block is what Jinja2's own extension makes of the tag, and it is a block
 //! tag like the original, so `{%-`, `-%}`, trim_blocks and lstrip_blocks act on it in the same way.
@@ -15,75 +15,6 @@ pub(super) const FUNCTION: &str = "__generation__";
 
 /// The template variable that holds the two marker characters.
 pub(super) const MARKS: &str = "__generation_marks__";
-
-/// Replaces the tags; also tells whether there were any.
-pub(super) fn rewrite(source: &str) -> (String, bool) {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    let mut found = false;
-    let mut raw = false;
-    while let Some(at) = rest.find('{') {
-        let (text, tail) = rest.split_at(at);
-        out.push_str(text);
-        let end = match tail.as_bytes().get(1) {
-            Some(b'#') if !raw => tail.find("#}").map_or(tail.len(), |end| end + 2),
-            Some(b'{') if !raw => closing(tail, "}}"),
-            Some(b'%') => {
-                let end = if raw {
-                    tail.find("%}").map_or(tail.len(), |end| end + 2)
-                } else {
-                    closing(tail, "%}")
-                };
-                let tag = &tail[..end];
-                let name = tag.trim_start_matches("{%").trim_start_matches(['-', '+']);
-                let name = name.trim_end_matches("%}").trim_end_matches(['-', '+']).trim();
-                raw = if raw { name != "endraw" } else { name == "raw" };
-                let replaced = match name {
-                    "generation" if !raw => {
-                        tag.replacen("generation", &format!("call {FUNCTION}()"), 1)
-                    }
-                    "endgeneration" if !raw => tag.replacen("endgeneration", "endcall", 1),
-                    // A tag inside raw text may be text: it is copied from its brace on, and looked at again behind it.
-                    _ if raw && name != "raw" => {
-                        out.push('{');
-                        rest = &tail[1..];
-                        continue;
-                    }
-                    _ => tag.to_owned(),
-                };
-                found |= replaced != tag;
-                out.push_str(&replaced);
-                rest = &tail[end..];
-                continue;
-            }
-            _ => 1,
-        };
-        out.push_str(&tail[..end]);
-        rest = &tail[end..];
-    }
-    out.push_str(rest);
-    (out, found)
-}
-
-/// Where `close` ends, looking past the string literals of the expression.
-fn closing(text: &str, close: &str) -> usize {
-    let bytes = text.as_bytes();
-    let mut quote = None;
-    let mut at = 2;
-    while at < bytes.len() {
-        match (quote, bytes[at]) {
-            (Some(_), b'\\') => at += 1,
-            (Some(open), byte) if byte == open => quote = None,
-            (None, b'"' | b'\'') => quote = Some(bytes[at]),
-            (None, _) if text.as_bytes()[at..].starts_with(close.as_bytes()) => {
-                return at + close.len();
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    text.len()
-}
 
 /// What a rewritten tag calls: the block's own output between the marks.
 pub(super) fn call(state: &mut State, kwargs: Kwargs) -> Result<Value, Error> {
@@ -162,12 +93,10 @@ fn noncharacters(value: &Value, found: &mut Vec<char>) {
         if text.as_bytes().windows(2).any(|pair| pair == [0xEF, 0xB7]) {
             found.extend(text.chars().filter(|c| ('\u{FDD0}'..='\u{FDEF}').contains(c)));
         }
-    } else if let Some(object) = value.as_object() {
-        if let Some(pairs) = object.try_iter_pairs() {
-            for (key, value) in pairs {
-                noncharacters(&key, found);
-                noncharacters(&value, found);
-            }
+    } else if let Some(pairs) = value.as_object().and_then(|object| object.try_iter_pairs()) {
+        for (key, value) in pairs {
+            noncharacters(&key, found);
+            noncharacters(&value, found);
         }
     }
 }

@@ -191,7 +191,7 @@ fn split(text: &str, args: &[Value], from_end: bool) -> Result<Value, Error> {
 /// Splits at runs of white space; what is left over when `limit` is reached keeps its own white space.
 fn split_space(text: &str, limit: Option<usize>, from_end: bool) -> Vec<&str> {
     let mut pieces = Vec::new();
-    let mut rest = strip(text, None, true, true);
+    let mut rest = strip(text, None, !from_end, from_end);
     while !rest.is_empty() && limit.is_none_or(|limit| pieces.len() < limit) {
         let border = if from_end { rest.rfind(is_space) } else { rest.find(is_space) };
         let Some(at) = border else { break };
