@@ -269,6 +269,17 @@ fn damage_gets_no_name() {
 }
 
 #[test]
+fn a_truncated_blob_is_fetched_again() {
+    let world = World::new(small_model());
+    let dir = world.hub().model("o/n", None).unwrap();
+    let blob = world.cache().join("models--o--n/blobs").join(sha256(&big()));
+    std::fs::write(&blob, &big()[..1000]).unwrap();
+    assert!(matches!(fails(world.offline().model("o/n", None)), HubError::Offline { .. }));
+    assert_eq!(world.hub().model("o/n", Some(COMMIT)).unwrap(), dir);
+    assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), big());
+}
+
+#[test]
 fn an_error_page_is_never_taken_for_a_file() {
     let world = World::new(small_model());
     world
