@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Without a model directory, a tokenizer of 384 tokens that the tests use stands in.
-#![allow(clippy::print_stdout, reason = "an example prints")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints")]
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! A data set: files, the shape of their rows, and the sample that each row becomes.
 
-use crate::error::{DataError, Fault};
+use crate::error::DataError;
+use crate::fault::Fault;
 use crate::shape::{Adapter, Shape, detect};
 use crate::source::{Row, Source, expand};
 use crate::{DatasetConfig, fingerprint};

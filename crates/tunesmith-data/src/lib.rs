@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod fault;
 mod shape;
 mod source;
 mod suggest;
@@ -21,8 +22,9 @@ mod window;
 pub use check::CheckReport;
 pub use config::{DatasetConfig, HubRepo, Patterns};
 pub use dataset::{Dataset, RowKnobs};
-pub use error::{DataError, ErrorKind, Fault, Place, RowError};
+pub use error::{DataError, ErrorKind};
 pub use examples::Examples;
+pub use fault::{Fault, Place, RowError};
 pub use fingerprint::fingerprint;
 pub use ledger::Ledger;
 pub use shape::Shape;

@@ -96,17 +96,16 @@ mod tests {
             let mut sorted = whole.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, (0..n).collect::<Vec<_>>(), "{n} rows");
+            let window = 1000.max(n / 20);
+            let windows = (0..n.div_ceil(window)).map(|w| w * window..((w + 1) * window).min(n));
             let mut order = Order::shuffled(3, 1, n);
-            let windows: Vec<u64> =
-                (0..n.div_ceil(1000)).flat_map(|w| order.rows(w * 1000..(w + 1) * 1000)).collect();
-            assert_eq!(windows, whole, "{n} rows");
-            for w in (0..n.div_ceil(1000)).rev() {
-                let end = ((w + 1) * 1000).min(n);
-                assert_eq!(
-                    Order::shuffled(3, 1, n).rows(w * 1000..end + 5)[..(end - w * 1000) as usize],
-                    whole[(w * 1000) as usize..end as usize]
-                );
+            let forward: Vec<u64> = windows.clone().flat_map(|rows| order.rows(rows)).collect();
+            assert_eq!(forward, whole, "{n} rows");
+            for rows in windows.rev() {
+                let alone = Order::shuffled(3, 1, n).rows(rows.clone());
+                assert_eq!(alone, whole[rows.start as usize..rows.end as usize], "{n} rows");
             }
+            assert_eq!(Order::shuffled(3, 1, n).rows(n..n + 5), []);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::prefetch::Prefetch;
 use crate::window::{Window, Windows};
 use crate::{DataError, Dataset};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tunesmith_tokens::{Batch, BatchSource, Cursor, Encoder, Example, SourceError};
 
@@ -155,6 +156,29 @@ impl Stream {
         Ok(())
     }
 
+    /// Makes the ledger anew by encoding again what was consumed of the first epoch: for a stream that was
+    /// sought to its place without a saved ledger.
+    ///
+    /// # Errors
+    /// A row that cannot be read any more.
+    pub fn recount(&mut self) -> Result<(), DataError> {
+        let (end, n_windows) = (self.cursor, self.windows.n_windows());
+        let (whole, part) = if end.epoch == 0 { (end.window, end.pack) } else { (n_windows, 0) };
+        let mut ledger = Ledger { upto: end, ..Ledger::new(self.windows.dataset.len()) };
+        let (mut order, never) = (self.windows.order(0), AtomicBool::new(false));
+        for index in 0..whole + u64::from(part > 0) {
+            let Some(window) = self.windows.window(0, index, &mut order, &never)? else { break };
+            let n_packs = if index < whole { window.packs.len() } else { part as usize };
+            window.dropped.iter().for_each(|&reason| ledger.count(Fate::Dropped(reason)));
+            window.packs[..n_packs]
+                .iter()
+                .flatten()
+                .for_each(|example| ledger.count(example.into()));
+        }
+        *lock(&self.ledger) = ledger;
+        Ok(())
+    }
+
     fn jump(&mut self, to: Cursor) -> Result<(), DataError> {
         let knobs = &self.windows.knobs;
         let n_windows = self.windows.n_windows();
@@ -258,7 +282,7 @@ impl BatchSource for Stream {
     }
 
     /// As the trait says. The ledger goes on only where it was saved at this cursor ([`Stream::restore`]); elsewhere it
-    /// starts anew, and the rows before the cursor count as unread.
+    /// starts anew, and the rows before the cursor count as unread until [`Stream::recount`].
     fn seek(&mut self, cursor: Cursor) -> Result<(), SourceError> {
         self.jump(cursor)?;
         let mut ledger = lock(&self.ledger);

@@ -1,4 +1,5 @@
 //! What a user sees where something is wrong: whole messages.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod common;
 
@@ -35,36 +36,70 @@ fn chat(messages: &str) -> String {
 
 #[test]
 fn columns() {
-    check_file("rows.jsonl", r#"{"conversations": [], "id": 1}"#, expect![[r#"
+    check_file(
+        "rows.jsonl",
+        r#"{"conversations": [], "id": 1}"#,
+        expect![[r#"
         rows.jsonl: the columns fit no row shape: found `conversations`, `id`
-        help: shape messages is nearest and lacks `messages`; in the data set's TOML: columns = { messages = "conversations" }"#]]);
-    check_file("rows.jsonl", r#"{"instruction": "a", "response": "b"}"#, expect![[r#"
+        help: shape messages is nearest and lacks `messages`; in the data set's TOML: columns = { messages = "conversations" }"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        r#"{"instruction": "a", "response": "b"}"#,
+        expect![[r#"
         rows.jsonl: the columns fit no row shape: found `instruction`, `response`
-        help: shape alpaca is nearest and lacks `output`; in the data set's TOML: columns = { output = "response" }"#]]);
-    check_file("rows.jsonl", r#"{"foo": "a", "bar": "b"}"#, expect![[r#"
+        help: shape alpaca is nearest and lacks `output`; in the data set's TOML: columns = { output = "response" }"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        r#"{"foo": "a", "bar": "b"}"#,
+        expect![[r#"
         rows.jsonl: the columns fit no row shape: found `foo`, `bar`
-        help: the shapes are tokens (`input_ids`), messages (`messages`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), text (`text`); `[columns]` in the data set's TOML names columns that go by other names"#]]);
+        help: the shapes are tokens (`input_ids`), messages (`messages`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), text (`text`); `[columns]` in the data set's TOML names columns that go by other names"#]],
+    );
     let as_messages =
         RowKnobs { shape: Some(tunesmith_data::Shape::Messages), ..Default::default() };
-    check_with(&as_messages, "rows.jsonl", r#"{"prompt": "a", "completion": "b"}"#, expect![[r#"
+    check_with(
+        &as_messages,
+        "rows.jsonl",
+        r#"{"prompt": "a", "completion": "b"}"#,
+        expect![[r#"
         rows.jsonl: shape messages needs the column `messages`, found `prompt`, `completion`
-        help: the columns fit `shape = "prompt-completion"`"#]]);
-    check_with(&as_messages, "rows.jsonl", r#"{"message": []}"#, expect![[r#"
+        help: the columns fit `shape = "prompt-completion"`"#]],
+    );
+    check_with(
+        &as_messages,
+        "rows.jsonl",
+        r#"{"message": []}"#,
+        expect![[r#"
         rows.jsonl: shape messages needs the column `messages`, found `message`
-        help: `[columns] messages = "message"` in the data set's TOML reads `message` instead"#]]);
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\", \"id\": 3}\n", expect![[r#"
+        help: `[columns] messages = "message"` in the data set's TOML reads `message` instead"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n{\"txt\": \"b\", \"id\": 3}\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): expected the column `text`, found `txt`, `id`
-        help: `[columns] text = "txt"` in the data set's TOML reads `txt` instead"#]]);
+        help: `[columns] text = "txt"` in the data set's TOML reads `txt` instead"#]],
+    );
 }
 
 #[test]
 fn values() {
-    check_file("rows.jsonl", chat("\"hello\""), expect![[r#"
+    check_file(
+        "rows.jsonl",
+        chat("\"hello\""),
+        expect![[r#"
         rows.jsonl: row 1 (line 3) /messages: expected a list of messages, found text: "hello"
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", chat("[]"), expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        chat("[]"),
+        expect![[r#"
         rows.jsonl: row 1 (line 3) /messages: expected at least one message, found an empty list
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
     check_file(
         "rows.jsonl",
         chat(r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]"#),
@@ -72,18 +107,34 @@ fn values() {
             rows.jsonl: row 1 (line 3) /messages/1/content: expected text, found null
             help: `--on-bad-row skip` leaves such rows out and counts them"#]],
     );
-    check_file("rows.jsonl", chat(r#"[{"role": "user"}]"#), expect![[r#"
+    check_file(
+        "rows.jsonl",
+        chat(r#"[{"role": "user"}]"#),
+        expect![[r#"
         rows.jsonl: row 1 (line 3) /messages/0: expected the key `content`, found none
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", chat(r#"[{"from": "human", "value": "a"}]"#), expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        chat(r#"[{"from": "human", "value": "a"}]"#),
+        expect![[r#"
         rows.jsonl: row 1 (line 3) /messages/0: expected the key `role`, found `from`, `value`
-        help: a message is {"role": …, "content": …}; rename `from` and `value` first"#]]);
-    check_file("rows.jsonl", chat(r#"[{"role": "human", "content": "a"}]"#), expect![[r#"
+        help: a message is {"role": …, "content": …}; rename `from` and `value` first"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        chat(r#"[{"role": "human", "content": "a"}]"#),
+        expect![[r#"
         rows.jsonl: row 1 (line 3) /messages/0/role: unknown role `human`
-        help: `[roles] human = "user"` in the data set's TOML reads it as `user`"#]]);
-    check_file("rows.jsonl", chat(r#"[{"role": "asistant", "content": "a"}]"#), expect![[r#"
+        help: `[roles] human = "user"` in the data set's TOML reads it as `user`"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        chat(r#"[{"role": "asistant", "content": "a"}]"#),
+        expect![[r#"
         rows.jsonl: row 1 (line 3) /messages/0/role: unknown role `asistant`
-        help: `[roles] asistant = "assistant"` in the data set's TOML reads it as `assistant`"#]]);
+        help: `[roles] asistant = "assistant"` in the data set's TOML reads it as `assistant`"#]],
+    );
     check_file(
         "rows.jsonl",
         chat(r#"[{"role": "user", "content": [{"type": "image", "url": "a"}]}]"#),
@@ -91,41 +142,81 @@ fn values() {
             rows.jsonl: row 1 (line 3) /messages/0/content: expected text, found a list: [{"type":"image","url":"a"}]
             help: `--on-bad-row skip` leaves such rows out and counts them"#]],
     );
-    check_file("rows.jsonl", r#"{"instruction": "a", "output": 4}"#, expect![[r#"
+    check_file(
+        "rows.jsonl",
+        r#"{"instruction": "a", "output": 4}"#,
+        expect![[r#"
         rows.jsonl: row 0 (line 1) /output: expected text, found a number: 4
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", r#"{"input_ids": [1, 2], "labels": [-100]}"#, expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        r#"{"input_ids": [1, 2], "labels": [-100]}"#,
+        expect![[r#"
         rows.jsonl: row 0 (line 1) /labels: expected 2 labels, one for each of `input_ids`, found 1
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", r#"{"input_ids": [1, 2], "labels": [-100, 3]}"#, expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        r#"{"input_ids": [1, 2], "labels": [-100, 3]}"#,
+        expect![[r#"
         rows.jsonl: row 0 (line 1) /labels/1: expected -100 or the token's own id 2 (labels are not shifted), found 3
-        help: set a label to -100 where its token is not trained"#]]);
-    check_file("rows.jsonl", r#"{"input_ids": [1, -2]}"#, expect![[r#"
+        help: set a label to -100 where its token is not trained"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        r#"{"input_ids": [1, -2]}"#,
+        expect![[r#"
         rows.jsonl: row 0 (line 1) /input_ids/1: expected a token id, found a number: -2
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
     let history = r#"{"prompt": [{"role": "assistant", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}"#;
-    check_file("rows.jsonl", history, expect![[r#"
+    check_file(
+        "rows.jsonl",
+        history,
+        expect![[r#"
         rows.jsonl: row 0 (line 1) /prompt/0/role: expected no turn of the assistant in a prompt, where it must not be trained, found `assistant`
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
 }
 
 #[test]
 fn json() {
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b", expect![[r#"
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": \"b",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): the file ends inside row 1, at byte 25
-        help: fetch or write the file again"#]]);
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\n{\"text\": \"c\"}\n", expect![[r#"
+        help: fetch or write the file again"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": \"b\n{\"text\": \"c\"}\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): control character (\u0000-\u001F) found while parsing a string, at byte 25 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n{\"text\": NaN}\n", expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": NaN}\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): expected value, at byte 23 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"},\n", expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": \"b\"},\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): trailing characters, at byte 27 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n\"b\"\n", expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n\"b\"\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): expected an object with the row's columns, found text: "b"
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
     check_file(
         "rows.jsonl",
         "{\"text\": \"a\"}\n{\"text\": \"b\", \"text\": \"c\"}\n",
@@ -133,52 +224,123 @@ fn json() {
             rows.jsonl: row 1 (line 2): the column `text` stands twice in the row, at byte 33 of the file
             help: `--on-bad-row skip` leaves such rows out and counts them"#]],
     );
-    check_file("rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"\\ud800\"}\n", expect![[r#"
+    check_file(
+        "rows.jsonl",
+        "{\"text\": \"a\"}\n{\"text\": \"\\ud800\"}\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): unexpected end of hex escape, at byte 30 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\xff\"}\n", expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        b"{\"text\": \"a\"}\n{\"text\": \"b\xff\"}\n",
+        expect![[r#"
         rows.jsonl: row 1 (line 2): expected UTF-8, found the byte 0xff at byte 25 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.json", "[{\"text\": \"a\"}, {\"text\": \"b", expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.json",
+        "[{\"text\": \"a\"}, {\"text\": \"b",
+        expect![[r#"
         rows.json: expected an array closed by `]`, found a file of 27 bytes that ends inside row 1
-        help: fetch or write the file again"#]]);
-    check_file("rows.json", "[{\"text\": \"a\"}, {\"text\": \"b\"},]", expect!["rows.json: expected an array of objects with a comma between each two, found `]` where an object must stand at byte 30"]);
-    check_file("rows.json", "[{\"text\": \"a\"} {\"text\": \"b\"}]", expect!["rows.json: expected an array of objects with a comma between each two, found `{` where a comma must stand at byte 15"]);
-    check_file("rows.json", "[{\"text\": \"a\"},\n {\"text\": tru}]", expect![[r#"
+        help: fetch or write the file again"#]],
+    );
+    check_file(
+        "rows.json",
+        "[{\"text\": \"a\"}, {\"text\": \"b\"},]",
+        expect![
+            "rows.json: expected an array of objects with a comma between each two, found `]` where an object must stand at byte 30"
+        ],
+    );
+    check_file(
+        "rows.json",
+        "[{\"text\": \"a\"} {\"text\": \"b\"}]",
+        expect![
+            "rows.json: expected an array of objects with a comma between each two, found `{` where a comma must stand at byte 15"
+        ],
+    );
+    check_file(
+        "rows.json",
+        "[{\"text\": \"a\"},\n {\"text\": tru}]",
+        expect![[r#"
         rows.json: row 1 (line 2): expected ident, at byte 29 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
-    check_file("rows.json", "[1, 2]", expect![[r#"
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.json",
+        "[1, 2]",
+        expect![[r#"
         rows.json: row 0 (line 1): expected an object with the row's columns, found a number: 1
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]]);
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
 }
 
 #[test]
 fn files() {
-    check_file("rows.jsonl", "", expect!["rows.jsonl: expected at least one row, found 0 in 1 file(s)"]);
-    check_file("rows.jsonl", "\n \n", expect!["rows.jsonl: expected at least one row, found 0 in 1 file(s)"]);
-    check_file("rows.json", "[]", expect!["rows.json: expected at least one row, found 0 in 1 file(s)"]);
-    check_file("rows.jsonl", b"\xff\xfe{\0", expect![[r#"
+    check_file(
+        "rows.jsonl",
+        "",
+        expect!["rows.jsonl: expected at least one row, found 0 in 1 file(s)"],
+    );
+    check_file(
+        "rows.jsonl",
+        "\n \n",
+        expect!["rows.jsonl: expected at least one row, found 0 in 1 file(s)"],
+    );
+    check_file(
+        "rows.json",
+        "[]",
+        expect!["rows.json: expected at least one row, found 0 in 1 file(s)"],
+    );
+    check_file(
+        "rows.jsonl",
+        b"\xff\xfe{\0",
+        expect![[r#"
         rows.jsonl: expected parquet, or JSON rows in UTF-8, found UTF-16
-        help: convert it: iconv -f UTF-16 -t UTF-8 FILE"#]]);
-    check_file("rows.jsonl", b"\x1f\x8b\x08\0", expect![[r#"
+        help: convert it: iconv -f UTF-16 -t UTF-8 FILE"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        b"\x1f\x8b\x08\0",
+        expect![[r#"
         rows.jsonl: expected parquet, or JSON rows in UTF-8, found gzip
-        help: unpack it first: gunzip FILE"#]]);
+        help: unpack it first: gunzip FILE"#]],
+    );
+    check_file("rows.csv", "text\na\n", expect![[r#"
+        rows.csv: expected parquet, or JSON rows in UTF-8, found text that starts with `t`
+        help: put each row on a line of its own, e.g. {"text": "…"}"#]]);
     let parquet = std::fs::read(golden("codec-none.parquet")).unwrap();
-    check_file("rows.parquet", &parquet[..parquet.len() - 100], expect![[r#"
+    check_file(
+        "rows.parquet",
+        &parquet[..parquet.len() - 100],
+        expect![[r#"
         rows.parquet: expected a parquet file, which ends in its footer and `PAR1`, found 3094 bytes that end in `AEAA`
-        help: the file was cut off or is no parquet; fetch or write it again"#]]);
-    check_file("rows.parquet", &parquet[..7], expect![[r#"
+        help: the file was cut off or is no parquet; fetch or write it again"#]],
+    );
+    check_file(
+        "rows.parquet",
+        &parquet[..7],
+        expect![[r#"
         rows.parquet: expected a parquet file, which ends in its footer and `PAR1`, found 7 bytes
-        help: the file was cut off or is no parquet; fetch or write it again"#]]);
-    check_file("rows.parquet", "{\"text\": \"a\"}", expect![[r#"
+        help: the file was cut off or is no parquet; fetch or write it again"#]],
+    );
+    check_file(
+        "rows.parquet",
+        "{\"text\": \"a\"}",
+        expect![[r#"
         rows.parquet: expected a parquet file, which ends in its footer and `PAR1`, found 13 bytes that end in `\"a\"}`
-        help: the file was cut off or is no parquet; fetch or write it again"#]]);
+        help: the file was cut off or is no parquet; fetch or write it again"#]],
+    );
     let mut broken = parquet.clone();
     broken.truncate(parquet.len() / 2);
     broken.extend(&parquet[parquet.len() - 8..]);
-    check_file("rows.parquet", &broken, expect![[r#"
+    check_file(
+        "rows.parquet",
+        &broken,
+        expect![[r#"
         rows.parquet: expected sound parquet, found Parquet error: Required field version is missing
-        help: write it again, e.g. with pyarrow.parquet.write_table(table, FILE, compression="zstd")"#]]);
+        help: write it again, e.g. with pyarrow.parquet.write_table(table, FILE, compression="zstd")"#]],
+    );
 }
 
 #[test]
@@ -191,14 +353,28 @@ fn paths() {
         assert_eq!(error.kind(), ErrorKind::MissingInput);
         expected.assert_eq(&plain(&error, folder.path()));
     };
-    check("train.json", expect![[r#"
+    check(
+        "train.json",
+        expect![[r#"
         train.json: no such file or folder
-        help: did you mean train.jsonl"#]]);
-    check("nowhere/train.jsonl", expect![[r#"
+        help: did you mean train.jsonl"#]],
+    );
+    check(
+        "nowhere/train.jsonl",
+        expect![[r#"
         nowhere/train.jsonl: no such file or folder
-        help: the folder nowhere does not exist either"#]]);
-    check("*.parquet", expect!["*.parquet: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`"]);
-    check("empty", expect!["empty: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`"]);
+        help: the folder nowhere does not exist either"#]],
+    );
+    check(
+        "*.parquet",
+        expect![
+            "*.parquet: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`"
+        ],
+    );
+    check(
+        "empty",
+        expect!["empty: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`"],
+    );
 }
 
 #[test]
@@ -208,45 +384,71 @@ fn configs() {
         assert_eq!(error.kind(), ErrorKind::BadConfig);
         expected.assert_eq(&error.to_string());
     };
-    check("shpae = \"text\"", expect![[r#"
+    check(
+        "shpae = \"text\"",
+        expect![[r#"
         mine.toml: unknown key `shpae`
-        help: did you mean `shape`?"#]]);
-    check("shape = \"message\"", expect![[r#"
+        help: did you mean `shape`?"#]],
+    );
+    check(
+        "shape = \"message\"",
+        expect![[r#"
         mine.toml: shape: expected one of `tokens`, `messages`, `alpaca`, `prompt-completion`, `text`, found `message`
-        help: did you mean `messages`?"#]]);
-    check("[hub]\nrepository = \"a/b\"", expect![[r#"
+        help: did you mean `messages`?"#]],
+    );
+    check(
+        "[hub]\nrepository = \"a/b\"",
+        expect![[r#"
         mine.toml: unknown key `hub.repository`
-        help: did you mean `hub.repo`?"#]]);
-    check("split = \"trian\"\n[splits]\ntrain = \"a.jsonl\"", expect![[r#"
+        help: did you mean `hub.repo`?"#]],
+    );
+    check(
+        "split = \"trian\"\n[splits]\ntrain = \"a.jsonl\"",
+        expect![[r#"
         mine.toml: split: expected one of `train`, found `trian`
-        help: did you mean `train`?"#]]);
-    check("[columns]\nmesages = \"a\"", expect![[r#"
+        help: did you mean `train`?"#]],
+    );
+    check(
+        "[columns]\nmesages = \"a\"",
+        expect![[r#"
         mine.toml: columns: expected one of `chat_template_kwargs`, `completion`, `input`, `input_ids`, `instruction`, `labels`, `messages`, `output`, `prompt`, `text`, `tools`, found `mesages`
-        help: did you mean `messages`?"#]]);
-    check("template = \"chatml\"", expect![[r#"
+        help: did you mean `messages`?"#]],
+    );
+    check(
+        "template = \"chatml\"",
+        expect![[r#"
         mine.toml: template: expected one of `chat`, `alpaca`, found `chatml`
-        help: did you mean `chat`?"#]]);
-    check("split = 3", expect![[r#"
+        help: did you mean `chat`?"#]],
+    );
+    check(
+        "split = 3",
+        expect![[r#"
         mine.toml: TOML parse error at line 1, column 9
           |
         1 | split = 3
           |         ^
-        invalid type: integer `3`, expected a string"#]]);
-    check("shape = ", expect![[r#"
+        invalid type: integer `3`, expected a string"#]],
+    );
+    check(
+        "shape = ",
+        expect![[r#"
         mine.toml: TOML parse error at line 1, column 9
           |
         1 | shape = 
           |         ^
-        string values must be quoted, expected literal string"#]]);
+        string values must be quoted, expected literal string"#]],
+    );
     let several = DatasetConfig::parse("[splits]\na = \"a\"\nb = \"b\"", "mine.toml").unwrap();
     expect![[r#"
         split: several splits and none chosen: `a`, `b`
-        help: choose one with `split = "…"`"#]].assert_eq(&several.split(None).unwrap_err().to_string());
+        help: choose one with `split = "…"`"#]]
+    .assert_eq(&several.split(None).unwrap_err().to_string());
     let (folder, _) = common::file("ultrachat.toml", "");
     let error = DatasetConfig::find("ultrachatt", folder.path()).unwrap_err();
     expect![[r#"
         `ultrachatt`: no data set of this name in configs/datasets, found `ultrachat`
-        help: did you mean `ultrachat`?"#]].assert_eq(
+        help: did you mean `ultrachat`?"#]]
+    .assert_eq(
         &error.to_string().replace(&folder.path().display().to_string(), "configs/datasets"),
     );
 }
@@ -272,7 +474,8 @@ fn templates_that_refuse_a_conversation() {
     assert_eq!(error.kind(), ErrorKind::BadConfig);
     expect![[r#"
         row 0 is a conversation, and the model has no chat template
-        help: set template = "chat" or "alpaca", or a path to a Jinja file"#]].assert_eq(&plain(&error, folder.path()));
+        help: set template = "chat" or "alpaca", or a path to a Jinja file"#]]
+    .assert_eq(&plain(&error, folder.path()));
 }
 
 #[test]
@@ -298,6 +501,6 @@ fn a_check_shows_the_first_and_counts_all() {
         10 × null content: rows 3, 13, 23, …
         10 × wrong type: rows 7, 17, 27, …
         20 of 100 rows are malformed"#]]
-        .assert_eq(&report.to_string().replace(&format!("{}/", folder.path().display()), ""));
+    .assert_eq(&report.to_string().replace(&format!("{}/", folder.path().display()), ""));
     assert!(common::open(golden("chats.parquet")).check(20, Some(&encoder(64))).is_sound());
 }

@@ -1,4 +1,5 @@
 //! Real conversations with a real tokenizer, where they are at hand: set TUNESMITH_PARTS to their folder.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Files as people have them: byte order marks, blank lines, arrays, folders, patterns.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod common;
 
@@ -58,7 +59,7 @@ fn lines_are_found_across_the_blocks_of_the_index() {
     while content.len() < 20 << 20 {
         let text = format!("{i:07}{}", "x".repeat(i * 7919 % 90_000));
         content += &format!("{{\"text\":\"{text}\"}}\n");
-        if i % 3 == 0 {
+        if i.is_multiple_of(3) {
             content += " \n";
         }
         expected.push(text);

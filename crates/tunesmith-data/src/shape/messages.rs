@@ -1,7 +1,7 @@
 //! `messages`: a list of `{role, content}`, as in ultrachat_200k and OpenAI's files.
 
 use super::{Adapter, Columns, ROLES, text_of};
-use crate::error::{Fault, describe};
+use crate::fault::{Fault, describe};
 use crate::source::Faulty;
 use serde_json::{Map, Value};
 use tunesmith_tokens::{Conversation, Message, Sample};

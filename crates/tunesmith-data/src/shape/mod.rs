@@ -9,7 +9,8 @@ mod prompt_completion;
 mod text;
 mod tokens;
 
-use crate::error::{DataError, Fault, describe, read_instead};
+use crate::error::DataError;
+use crate::fault::{Fault, describe, read_instead};
 use crate::source::{Faulty, Row};
 use crate::suggest;
 use serde::{Deserialize, Serialize};

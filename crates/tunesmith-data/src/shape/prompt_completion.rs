@@ -1,7 +1,7 @@
 //! `prompt` and `completion`, as two texts or as two lists of messages (TRL's two forms).
 
 use super::{Columns, messages, text_of};
-use crate::error::{Fault, describe};
+use crate::fault::{Fault, describe};
 use crate::source::Faulty;
 use serde_json::Value;
 use tunesmith_tokens::Sample;

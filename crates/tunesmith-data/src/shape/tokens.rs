@@ -9,7 +9,7 @@
 //! ```
 
 use super::Columns;
-use crate::error::{Fault, describe};
+use crate::fault::{Fault, describe};
 use crate::source::Faulty;
 use serde_json::Value;
 use tunesmith_tokens::{IGNORE, Sample};

@@ -1,7 +1,7 @@
 //! One row of Arrow columns as JSON values, so that every file format meets the row shapes in the same form.
 
 use super::Faulty;
-use crate::error::Fault;
+use crate::fault::Fault;
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, ArrayRef, StructArray};
 use arrow::datatypes::*;

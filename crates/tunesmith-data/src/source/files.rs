@@ -39,7 +39,10 @@ fn pattern(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
     let mut files = Vec::new();
     for entry in glob::glob_with(&path.to_string_lossy(), options).map_err(bad_pattern)? {
-        let entry = entry.map_err(|error| DataError::io(&error.path().to_owned(), error.into()))?;
+        let entry = entry.map_err(|error| {
+            let path = error.path().to_path_buf();
+            DataError::io(&path, error.into())
+        })?;
         if entry.is_file() {
             files.push(entry);
         }

@@ -7,7 +7,7 @@
 use super::json_row::parse;
 use super::{Faulty, Row, json_array, read_at};
 use crate::DataError;
-use crate::error::Fault;
+use crate::fault::Fault;
 use rayon::prelude::*;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ pub(super) struct JsonFile {
     /// or a comma and brackets in an array.
     starts: Vec<u64>,
     is_array: bool,
+    first_byte: Option<u8>,
 }
 
 impl JsonFile {
@@ -40,11 +41,23 @@ impl JsonFile {
             Some((start, b'[')) => json_array::starts(path, &file, start + 1)?,
             Some(_) => line_starts(&file, bom, size).map_err(io)?,
         };
-        Ok(Self { path: path.into(), file, size, starts, is_array })
+        Ok(Self {
+            path: path.into(),
+            file,
+            size,
+            starts,
+            is_array,
+            first_byte: first.map(|(_, byte)| byte),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The first byte that is not white space.
+    pub(super) fn first_byte(&self) -> Option<u8> {
+        self.first_byte
     }
 
     pub(super) fn len(&self) -> u64 {

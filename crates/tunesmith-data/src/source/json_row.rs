@@ -1,7 +1,7 @@
 //! One JSON object, of which only the wanted columns are kept.
 
 use super::Row;
-use crate::error::{Fault, describe};
+use crate::fault::{Fault, describe};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use std::borrow::Cow;

@@ -10,7 +10,7 @@ mod parquet;
 pub use files::expand;
 
 use crate::DataError;
-use crate::error::{Fault, Place, RowError};
+use crate::fault::{Fault, Place, RowError};
 use json::JsonFile;
 use parquet::ParquetFile;
 use serde_json::{Map, Value};
@@ -62,24 +62,38 @@ impl Source {
         self.starts[self.files.len()]
     }
 
-    /// Each file with its columns: of parquet those of its schema, of JSON those of its first sound row.
+    /// Each file with its columns: of parquet those of its schema, of JSON those of its first rows.
     pub(crate) fn columns(&self) -> Result<Vec<(&Path, Vec<String>)>, DataError> {
         let non_empty = self.files.iter().zip(&self.starts).filter(|(file, _)| file.len() > 0);
         non_empty
             .map(|(file, &start)| match file {
                 Rows::Parquet(file) => Ok((file.path(), file.columns())),
-                Rows::Json(json) => {
-                    // a bad first row is reported when it is read, and may be one that is to be skipped
-                    let first = (0..json.len().min(32)).map(|row| json.row(row, start + row, None));
-                    let mut first = first.collect::<Vec<_>>();
-                    let sound = first.iter().position(Result::is_ok).unwrap_or(0);
-                    let row = first
-                        .swap_remove(sound)
-                        .map_err(|(pointer, fault)| self.error(start, pointer, fault))?;
-                    Ok((json.path(), row.keys().cloned().collect()))
-                }
+                Rows::Json(json) => Ok((json.path(), self.json_columns(json, start)?)),
             })
             .collect()
+    }
+
+    /// What occurs in the first sound rows: some columns may be absent in some rows, and a bad row is
+    /// reported when it is read, or skipped.
+    fn json_columns(&self, json: &JsonFile, start: u64) -> Result<Vec<String>, DataError> {
+        let mut columns = Vec::new();
+        let mut first_fault = None;
+        for row in 0..json.len().min(32) {
+            match json.row(row, start + row, None) {
+                Ok(row) => columns.extend(row.into_iter().map(|(name, _)| name)),
+                Err(fault) => _ = first_fault.get_or_insert((row, fault)),
+            }
+        }
+        match first_fault {
+            Some((row, (pointer, fault))) if columns.is_empty() => {
+                Err(self.error(start + row, pointer, fault))
+            }
+            _ => {
+                let mut seen = std::collections::HashSet::new();
+                columns.retain(|name| seen.insert(name.clone()));
+                Ok(columns)
+            }
+        }
     }
 
     /// The wanted columns of a row (all without a list).
@@ -142,7 +156,19 @@ impl Rows {
             [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', b'h', ..] => {
                 Err(bad("a Git LFS pointer", "the data itself was never fetched: git lfs pull"))
             }
-            _ => JsonFile::open(path, file).map(Self::Json),
+            _ => {
+                let json = JsonFile::open(path, file)?;
+                let named_json = path.extension().is_some_and(|e| {
+                    ["json", "jsonl", "ndjson"].iter().any(|name| e.eq_ignore_ascii_case(name))
+                });
+                match json.first_byte() {
+                    Some(byte) if !named_json && byte != b'{' && byte != b'[' => Err(bad(
+                        &format!("text that starts with `{}`", byte.escape_ascii()),
+                        "put each row on a line of its own, e.g. {\"text\": \"…\"}",
+                    )),
+                    _ => Ok(Self::Json(json)),
+                }
+            }
         }
     }
 
