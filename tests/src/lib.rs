@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use tunesmith_model::{LoadOptions, Ragged, TensorFile, Transformer};
+use tunesmith_tokens::{Example, IGNORE};
 
 /// A path inside `tests/golden`.
 pub fn golden(path: &str) -> PathBuf {
@@ -107,4 +108,14 @@ impl Ids for Value {
         let list = self.as_array().expect("a list");
         list.iter().map(|id| id.as_u64().expect("a token id") as u32).collect()
     }
+}
+
+/// A document of the goldens: its labels stand unshifted, as in transformers.
+///
+/// # Panics
+/// If it has no ids or labels.
+pub fn example(document: &Value) -> Example {
+    let labels = document["labels"].as_array().expect("a list of labels");
+    let trained = labels.iter().map(|label| label.as_i64() != Some(IGNORE)).collect();
+    Example { ids: document["ids"].ids(), trained, ..Example::default() }
 }

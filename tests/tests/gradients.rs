@@ -1,6 +1,5 @@
 //! The gradient of one ragged batch, per parameter, against PyTorch's, and against itself in other splits.
 
-use serde_json::Value;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 use tunesmith_model::{Ragged, Transformer};
@@ -8,13 +7,6 @@ use tunesmith_tests::*;
 use tunesmith_tokens::{Batch, Example, IGNORE};
 
 const NAMES: [&str; 3] = ["llama3", "qwen3", "gpt2"];
-
-/// A document of the goldens; its labels are unshifted.
-fn example(document: &Value) -> Example {
-    let labels = document["labels"].as_array().unwrap();
-    let trained = labels.iter().map(|label| label.as_i64() != Some(IGNORE)).collect();
-    Example { ids: document["ids"].ids(), trained, ..Example::default() }
-}
 
 /// Loss (Σ NLL / `n_trained`) and gradients of the examples, `micro_batch` of them at a time.
 fn gradients(
@@ -34,7 +26,12 @@ fn gradients(
         let hidden = hidden.index_select(0, &Tensor::from_slice(&rows));
         let scores = model.head().score(&hidden, &Tensor::from_slice(&labels));
         let part = -scores.logprobs.sum(Kind::Float) / n_trained as f64;
-        part.backward();
+        let leaves: Vec<&Tensor> = model.params().iter().map(|param| &param.tensor).collect();
+        for (param, grad) in
+            model.params().iter().zip(Tensor::run_backward(&[&part], &leaves, false, false))
+        {
+            param.accumulate(&grad);
+        }
         loss += part.double_value(&[]);
     }
     let take = |param: &std::sync::Arc<tunesmith_model::Param>| {
