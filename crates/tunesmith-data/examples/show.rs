@@ -4,7 +4,7 @@
 //! cargo run -p tunesmith-data --example show -- data/ultrachat_sample.jsonl [model directory] [row]
 //! ```
 //!
-//! Without a model directory, a tokenizer of 384 tokens that the tests use stands in.
+//! Without a model directory, the small model that ships with tunesmith lends its tokenizer and template.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints")]
 
 use std::io::IsTerminal;
@@ -27,7 +27,7 @@ fn show(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let path = args.first().ok_or(
         "no data file\nhelp: cargo run -p tunesmith-data --example show -- FILE [MODEL] [ROW]",
     )?;
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tunesmith-tiny");
     let model = args.get(1).map_or(tiny, PathBuf::from);
     let row: u64 = args.get(2).map_or(Ok(0), |row| row.parse())?;
 
@@ -67,10 +67,16 @@ fn marked(example: &Example, tokenizer: &Tokenizer) -> Result<String, Box<dyn st
     let (on, off) =
         if std::io::stdout().is_terminal() { ("\x1b[4;32m", "\x1b[0m") } else { ("[", "]") };
     let mut text = String::new();
-    for (&id, &trained) in example.ids.iter().zip(&example.trained) {
-        let token = tokenizer.decode(&[id], false)?;
-        text += &if trained { format!("{on}{token}{off}") } else { token };
+    let mut start = 0;
+    for end in 1..=example.len() {
+        let piece = tokenizer.decode(&example.ids[start..end], false)?;
+        // a character may be spread over up to four tokens: they are shown as one
+        if piece.ends_with('\u{fffd}') && end - start < 4 && end < example.len() {
+            continue;
+        }
+        text += &if example.trained[start] { format!("{on}{piece}{off}") } else { piece };
         text.push('·');
+        start = end;
     }
     Ok(text)
 }

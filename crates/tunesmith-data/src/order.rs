@@ -105,7 +105,7 @@ mod tests {
                 let alone = Order::shuffled(3, 1, n).rows(rows.clone());
                 assert_eq!(alone, whole[rows.start as usize..rows.end as usize], "{n} rows");
             }
-            assert_eq!(Order::shuffled(3, 1, n).rows(n..n + 5), []);
+            assert!(Order::shuffled(3, 1, n).rows(n..n + 5).is_empty());
         }
     }
 
