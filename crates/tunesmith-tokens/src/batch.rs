@@ -85,3 +85,66 @@ impl Batch {
         self.docs.iter().zip(ends).map(|(doc, end)| doc.start..end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(ids: &[u32], trained: &[bool], row: u64) -> Example {
+        Example { ids: ids.to_vec(), trained: trained.to_vec(), row, truncated: 0 }
+    }
+
+    #[test]
+    fn layout() {
+        let first = example(&[10, 11, 12], &[false, true, true], 7);
+        let second = example(&[20, 21], &[true, true], 3);
+        let batch = Batch::new([&first, &second]);
+        assert_eq!(batch.tokens, [10, 11, 12, 20, 21]);
+        assert_eq!(batch.labels, [11, 12, IGNORE, 21, IGNORE]);
+        assert_eq!(batch.positions, [0, 1, 2, 0, 1]);
+        assert_eq!(
+            batch.docs.iter().map(|doc| (doc.start, doc.row, doc.group)).collect::<Vec<_>>(),
+            [(0, 7, 0), (3, 3, 1)]
+        );
+        assert_eq!(batch.doc_ranges().collect::<Vec<_>>(), [0..3, 3..5]);
+        assert_eq!((batch.len(), batch.n_trained(), batch.is_empty()), (5, 3, false));
+        assert_eq!(batch.n_trained(), first.n_trained() + second.n_trained());
+        assert!(Batch::new([]).is_empty());
+    }
+
+    /// Whatever stands together in a batch: a label is the next token of the same document, or none.
+    #[test]
+    fn no_label_crosses_documents() {
+        let mut state = 1_u64;
+        let mut random = |n: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        for _ in 0..200 {
+            let examples: Vec<Example> = (0..random(6))
+                .map(|row| {
+                    let ids: Vec<u32> = (0..random(9)).map(|_| random(50) as u32).collect();
+                    let trained = ids.iter().map(|_| random(2) == 1).collect::<Vec<_>>();
+                    example(&ids, &trained, row)
+                })
+                .collect();
+            let batch = Batch::new(&examples);
+            assert_eq!(batch.n_trained(), examples.iter().map(Example::n_trained).sum::<usize>());
+            for (range, example) in batch.doc_ranges().zip(&examples) {
+                assert_eq!(batch.tokens[range.clone()], example.ids);
+                for (at, index) in range.enumerate() {
+                    let expected = match example.ids.get(at + 1) {
+                        Some(&next) if example.trained[at + 1] => i64::from(next),
+                        _ => IGNORE,
+                    };
+                    assert_eq!(
+                        (batch.labels[index], batch.positions[index]),
+                        (expected, at as u32)
+                    );
+                }
+            }
+        }
+    }
+}

@@ -15,8 +15,10 @@
 //!                                                       ‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾
 //! ```
 //!
-//! The end of the turn is the last added token behind the content that belongs to the turn; white space behind that is
-//! not trained, because sampling has stopped before it. A template that ends turns by text alone has all of it trained.
+//! The end of the turn is the added token that follows the content (after tool calls, the last one of the turn); white
+//! space and whatever else a template writes behind that is not trained, because sampling has stopped before it. A template
+//! that ends turns by text alone has all of it trained, and the first token of the next message if it is an EOS of the
+//! model.
 
 use crate::template::{Scene, message_value};
 use crate::{Conversation, Message, Template, Tokenizer};
@@ -87,20 +89,42 @@ impl Look<'_> {
             n_before.min(self.full.len() - n_after)..self.full.len() - n_after
         });
         let start = self.start(index, content.as_ref(), previous_end)?;
-        let end = match content {
-            Some(content) => {
-                let content_end = content.end.max(start);
+        let content_end = content.map(|content| content.end.max(start));
+        let calls =
+            message.extra.contains_key("tool_calls") || message.extra.contains_key("function_call");
+        // Where the history stays as it is, the conversation up to this turn says where the turn ends.
+        let until = |messages: Vec<Value>| {
+            let text =
+                self.render(messages, false).filter(|text| self.full.starts_with(text.as_str()));
+            text.map(|text| text.len())
+        };
+        let turn_end = until(self.scene.messages[..=index].to_vec()).or_else(|| {
+            // Content that the full text leaves out, because of what follows, may be shown as long as nothing does.
+            let mut without = up_to_here.clone();
+            without[index] = message_value(&Message { content: String::new(), ..message.clone() });
+            if content_end.is_none() { until(without) } else { None }
+        });
+        let end = match (content_end, turn_end) {
+            (Some(content_end), Some(turn_end)) if turn_end >= content_end => {
+                self.end(content_end..turn_end, calls)
+            }
+            (Some(content_end), _) => {
                 let tail =
                     self.render(up_to_here, false).and_then(|text| self.around_marker(&text));
-                self.end(content_end, tail.map(|(_, tail)| tail).as_deref())
+                // Templates put a line break between content and tool calls, and none where the content is empty.
+                let rest = self.full[content_end..].trim_start();
+                let tail = tail.filter(|(_, tail)| rest.starts_with(tail.trim_start()));
+                match tail {
+                    Some((_, tail)) => {
+                        let n_behind = rest.len() - tail.trim_start().len();
+                        self.end(content_end..self.full.len() - n_behind, calls)
+                    }
+                    None => self.next_token(content_end),
+                }
             }
             // The template shows something else than the content, a tool call for example: the whole turn.
-            None => {
-                let with_turn = self.render(self.scene.messages[..=index].to_vec(), false)?;
-                let turn_end = Some(with_turn.len())
-                    .filter(|&end| end > start && self.full.starts_with(&with_turn))?;
-                self.last_token(start..turn_end).unwrap_or(turn_end)
-            }
+            (None, Some(turn_end)) if turn_end > start => self.end(start..turn_end, true),
+            (None, _) => return None,
         };
         Some(start..end.max(start))
     }
@@ -148,31 +172,37 @@ impl Look<'_> {
         }
     }
 
-    /// Where the turn ends whose content ends at `content_end`; `tail` is what the template writes behind the content
-    /// when no message follows.
-    fn end(&self, content_end: usize, tail: Option<&str>) -> usize {
-        let rest = &self.full[content_end..];
-        match tail.filter(|tail| rest.starts_with(tail)) {
-            Some(tail) => {
-                let turn_end = content_end + tail.len();
-                self.last_token(content_end..turn_end).unwrap_or(turn_end)
-            }
-            // The turn ends differently in the middle of a conversation. Its end token follows the content directly.
-            None => {
-                let n_space = rest.len() - rest.trim_start().len();
-                let first = self.tokenizer.find_added(rest).into_iter().next();
-                first
-                    .filter(|token| token.start <= n_space)
-                    .map_or(content_end, |token| content_end + token.end)
-            }
+    /// The end of what is trained, where `tail` is what the template writes behind the content before the next message:
+    /// the added token that follows the content; with tool calls in between, the last added token; or all of it.
+    fn end(&self, tail: Range<usize>, calls: bool) -> usize {
+        let text = &self.full[tail.clone()];
+        let tokens = self.tokenizer.find_added(text);
+        let first = tokens.first().filter(|first| !calls && text[..first.start].trim().is_empty());
+        let last = tokens.last().filter(|last| text[last.end..].trim().is_empty());
+        if let Some(token) = first.or(last) {
+            return tail.start + token.end;
         }
+        // Some templates close a turn when the next one opens; then the model's own EOS stands there.
+        let rest = &self.full[tail.end..];
+        let next =
+            self.tokenizer.find_added(rest).into_iter().next().filter(|next| next.start == 0);
+        let next = next.filter(|next| {
+            self.tokenizer
+                .token_to_id(&rest[next.clone()])
+                .is_some_and(|id| self.tokenizer.eos_ids().contains(&id))
+        });
+        tail.end + next.map_or(0, |next| next.end)
     }
 
-    /// The end of the last added token in this part of the text, if nothing but white space follows it there.
-    fn last_token(&self, part: Range<usize>) -> Option<usize> {
-        let text = &self.full[part.clone()];
-        let last = self.tokenizer.find_added(text).into_iter().next_back()?;
-        text[last.end..].trim().is_empty().then_some(part.start + last.end)
+    /// Where a turn ends differently in the middle of a conversation than at its end: behind the added token that
+    /// follows the content directly.
+    fn next_token(&self, content_end: usize) -> usize {
+        let rest = &self.full[content_end..];
+        let n_space = rest.len() - rest.trim_start().len();
+        let first = self.tokenizer.find_added(rest).into_iter().next();
+        first
+            .filter(|token| token.start <= n_space)
+            .map_or(content_end, |token| content_end + token.end)
     }
 
     /// White space in front of the content belongs to its first token, unless it belongs to the previous turn.

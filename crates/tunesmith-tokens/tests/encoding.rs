@@ -335,11 +335,11 @@ fn masks_of_real_templates() {
         let added = state["added_tokens"].as_array_mut().unwrap();
         let known: Vec<String> =
             added.iter().map(|token| token["content"].as_str().unwrap().to_owned()).collect();
-        let mut id = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
-        for token in special_tokens_in(&source).into_iter().filter(|token| !known.contains(token)) {
+        let first = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
+        let new = special_tokens_in(&source).into_iter().filter(|token| !known.contains(token));
+        for (id, token) in (first..).zip(new) {
             added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true}));
-            id += 1;
         }
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("tokenizer.json"), state.to_string()).unwrap();
@@ -352,37 +352,33 @@ fn masks_of_real_templates() {
             Some(template),
             EncodeKnobs::default(),
         );
-        println!(
-            "{name}: stops at {:?}",
-            encoder
-                .stop_ids()
-                .iter()
-                .map(|&id| encoder.tokenizer().unwrap().id_to_token(id).unwrap())
-                .collect::<Vec<_>>()
-        );
+        // Where the template closes turns by a token of its own, every turn ends with it.
+        let end =
+            encoder.stop_ids().first().and_then(|&id| encoder.tokenizer().unwrap().id_to_token(id));
+        let end = end.filter(|end| source.contains(end.as_str()) || source.contains("eos_token"));
+        let end = end.filter(|_| !["openai-gpt-oss-120b"].contains(&name.as_str()));
         for (key, conversation, prompt) in conversations() {
             if prompt || encoder.template().unwrap().render(&conversation, false).is_err() {
                 continue;
             }
-            let example = encoder.encode(&Sample::Chat(conversation.clone()), 0).unwrap();
+            let encoded = encoder.encode(&Sample::Chat(conversation.clone()), 0);
+            let example = encoded.unwrap_or_else(|error| panic!("{name} {key}: {error}"));
             let trained = trained_text(&encoder, &example);
-            if ["multi_turn", "thinking", "tool_calls", "tool_strings", "whitespace", "special"]
-                .contains(&key.as_str())
-            {
-                println!(
-                    "  {key}: {trained:?} {}",
-                    encoder
-                        .check_prefix(&conversation, 0)
-                        .err()
-                        .map(|e| e.to_string().replace('\n', " "))
-                        .unwrap_or_default()
-                );
-            }
             let answers =
                 conversation.messages.iter().filter(|message| message.role == "assistant");
             for (trained, answer) in trained.iter().zip(answers.clone()) {
                 let said = answer.content.split("</think>").last().unwrap().trim();
-                assert!(trained.contains(said), "{name} {key}: {trained:?} lacks {said:?}");
+                let calls = answer.extra.contains_key("tool_calls");
+                assert!(
+                    calls || trained.contains(said),
+                    "{name} {key}: {trained:?} lacks {said:?}"
+                );
+                if let Some(end) = &end {
+                    assert!(
+                        trained.ends_with(end.as_str()),
+                        "{name} {key}: {trained:?} does not end with {end:?}"
+                    );
+                }
             }
             assert_eq!(trained.len(), answers.count(), "{name} {key}");
             for asked in conversation.messages.iter().filter(|message| message.role == "user") {
@@ -518,7 +514,13 @@ fn real_tokenizers() {
                     .filter(|message| message.role == "assistant")
                     .count();
                 assert_eq!(trained_text(&encoder, &example).len(), n_turns, "{name} {key}");
-                assert_eq!(tokenizer.decode(&example.ids, false).unwrap(), text, "{name} {key}");
+                // Qwen's normaliser composes accents.
+                let composed = |text: &str| text.replace("e\u{301}", "é");
+                assert_eq!(
+                    composed(&tokenizer.decode(&example.ids, false).unwrap()),
+                    composed(&text),
+                    "{name} {key}"
+                );
                 example.ids
             };
             if !row["ids"].is_null() {

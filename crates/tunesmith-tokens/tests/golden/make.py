@@ -16,8 +16,8 @@ import struct
 
 import jinja2
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 HERE = pathlib.Path(__file__).parent
@@ -283,7 +283,9 @@ def main():
         source = path.read_text(encoding="utf-8")
         renders[path.stem] = {name: outcome(source, c, VARIABLES) for name, c in CONVERSATIONS.items()}
     for name in ["smollm2-135m-instruct", "tokenizers/llama3", "tokenizers/qwen2_5", "tokenizers/qwen3"]:
-        tokenizer = AutoTokenizer.from_pretrained(parts / name)
+        # tokenizer.json as it is: AutoTokenizer would rebuild SmolLM2's from vocabulary and merges alone, as GPT-2's, and
+        # lose its splitting of digits.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(parts / name)
         rows = {}
         for key, c in CONVERSATIONS.items():
             row = {"text": outcome(tokenizer.chat_template, c, tokenizer.special_tokens_map)}
@@ -320,9 +322,11 @@ def main():
     tokens = {}
     for kind in ["bytes", "spaces"]:
         path = HERE / "tokenizers" / f"{kind}.json"
-        trained = train(kind)
-        state = json.loads(trained.to_str())
-        path.write_text(json.dumps(state, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        # Training breaks ties by chance, so what is there stays.
+        if not path.exists():
+            state = json.loads(train(kind).to_str())
+            path.write_text(json.dumps(state, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        trained = Tokenizer.from_file(str(path))
         trained.no_padding()
         trained.no_truncation()
         wrapped = PreTrainedTokenizerFast(
