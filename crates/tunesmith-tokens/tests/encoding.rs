@@ -532,6 +532,33 @@ fn real_tokenizers() {
     }
 }
 
+/// Real conversations under real templates: what is trained is what the assistant said, and sampling sees the same tokens.
+#[test]
+fn real_conversations() {
+    let Some(parts) = parts("real_conversations") else { return };
+    let rows = std::fs::read_to_string(parts.join("ultrachat/test_sft.jsonl")).unwrap();
+    for name in ["smollm2-135m-instruct", "tokenizers/qwen2_5"] {
+        let dir = parts.join(name);
+        let template = Template::from_dir(&dir).unwrap();
+        let encoder = Encoder::new(
+            Arc::new(Tokenizer::from_dir(&dir).unwrap()),
+            template,
+            EncodeKnobs::default(),
+        );
+        for (row, line) in rows.split('\n').filter(|line| !line.is_empty()).take(150).enumerate() {
+            let conversation: Conversation = serde_json::from_str(line).unwrap();
+            let sample = Sample::Chat(conversation.clone());
+            let example = encoder.encode(&sample, row as u64).unwrap();
+            let answers =
+                conversation.messages.iter().filter(|message| message.role == "assistant");
+            let expected: Vec<String> =
+                answers.map(|message| format!("{}<|im_end|>", message.content)).collect();
+            assert_eq!(trained_text(&encoder, &example), expected, "{name} row {row}");
+            encoder.check_prefix(&conversation, row as u64).unwrap();
+        }
+    }
+}
+
 /// Text cases and ids that llama.cpp's authors wrote with transformers' tokenizers.
 #[test]
 fn tokenizer_vectors() {
