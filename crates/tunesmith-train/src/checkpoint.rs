@@ -13,7 +13,7 @@
 mod commit;
 mod manifest;
 
-pub use commit::commit_dir;
+pub use commit::{commit_dir, free_bytes, is_writable};
 
 use crate::{AdamW, TrainError};
 use manifest::Manifest;

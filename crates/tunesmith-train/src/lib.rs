@@ -10,7 +10,7 @@ mod schedule;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWKnobs, Gradients};
-pub use checkpoint::{Checkpoint, RunState, commit_dir};
+pub use checkpoint::{Checkpoint, RunState, commit_dir, free_bytes, is_writable};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use forward::ragged;

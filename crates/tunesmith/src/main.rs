@@ -1,3 +1,72 @@
-//! Reads a recipe, builds the parts, runs a command.
+//! Reads a recipe, builds the parts, runs a command. stdout is data, stderr is log.
 
-fn main() {}
+mod cli;
+mod commands;
+mod exit;
+mod load;
+mod locate;
+mod prepare;
+mod recipe;
+mod report;
+mod run_dir;
+mod samples;
+
+use clap::Parser;
+use cli::{Cli, Command, DataCommand};
+use std::{io::IsTerminal, process::ExitCode};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // a closed terminal has nobody to tell
+            return if error.use_stderr() { exit::Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    log_to_stderr(cli.verbose);
+    let result = match cli.command {
+        Command::Finetune(args) => commands::finetune::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Data(DataCommand::Show(args)) => commands::data::show(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
+        Command::Doctor => commands::doctor::run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // A reader that went away (`| head`) is no failure of ours.
+            let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+                cause
+                    .downcast_ref::<std::io::Error>()
+                    .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+            };
+            if error.chain().any(broken_pipe) {
+                return ExitCode::SUCCESS;
+            }
+            say_error(&error);
+            exit::code_of(&error).into()
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a failed command says why")]
+fn say_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn log_to_stderr(verbose: u8) {
+    let default =
+        ["tunesmith=info,warn", "tunesmith=debug,info", "trace"][usize::from(verbose.min(2))];
+    let filter =
+        EnvFilter::try_from_env("TUNESMITH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+}

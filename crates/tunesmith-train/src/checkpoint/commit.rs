@@ -95,9 +95,22 @@ pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, TrainError> {
     Ok(aside)
 }
 
-fn check_space(dir: &Path, needed: u64) -> Result<(), TrainError> {
+/// Bytes that this user may still write on the file system of `dir`.
+///
+/// # Errors
+/// What the operating system says.
+pub fn free_bytes(dir: &Path) -> Result<u64, TrainError> {
     let stat = rustix::fs::statvfs(dir).map_err(|e| TrainError::io(dir)(e.into()))?;
-    let free = stat.f_bavail * stat.f_frsize;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// Whether this user may create files in `dir`.
+pub fn is_writable(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+fn check_space(dir: &Path, needed: u64) -> Result<(), TrainError> {
+    let free = free_bytes(dir)?;
     if needed + needed / 10 > free {
         return Err(TrainError::NoSpace { path: dir.into(), needed: needed + needed / 10, free });
     }

@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub(crate) mod chat;
+pub(crate) mod check;
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod finetune;
+pub(crate) mod generate;
+pub(crate) mod score;

@@ -1,0 +1,62 @@
+//! `tunesmith chat`: several turns with a model, by its own template.
+
+use crate::{
+    cli::ChatArgs,
+    exit::{Exit, Failure},
+    load,
+};
+use anyhow::Result;
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+use tunesmith_sample::{SamplerKnobs, generate};
+use tunesmith_tokens::{Conversation, Message};
+
+pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
+    let knobs = SamplerKnobs::from(&args.sampler);
+    knobs.check().map_err(|problem| Failure(Exit::Usage, problem))?;
+    let (model, encoder) = load::model(&args.model, None)?;
+    let Some(tokenizer) = encoder.tokenizer() else {
+        return Err(Failure(
+            Exit::NoInput,
+            "the model has no tokenizer.json, so nobody can talk with it".into(),
+        )
+        .into());
+    };
+    let stop_ids = encoder.stop_ids();
+    let system = args.system.iter().map(|text| Message::new("system", text.clone()));
+    let mut conversation = Conversation { messages: system.collect(), ..Conversation::default() };
+    let n_system = conversation.messages.len();
+    let interactive = std::io::stdin().is_terminal();
+    if interactive {
+        tracing::info!("an empty line or Ctrl-D ends, /reset starts anew");
+    }
+    let mut out = std::io::stdout();
+    loop {
+        if interactive {
+            write!(out, "> ")?;
+            out.flush()?;
+        }
+        let mut line = String::new();
+        if std::io::stdin().read_line(&mut line)? == 0 || line.trim().is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if line.trim() == "/reset" {
+            conversation.messages.truncate(n_system);
+            continue;
+        }
+        conversation.messages.push(Message::new("user", line.trim_end_matches(['\r', '\n'])));
+        let prompt = encoder.prompt(&conversation)?;
+        let mut broken = None;
+        let mut say = |_, text: &str| {
+            broken = broken.take().or(write!(out, "{text}").and_then(|()| out.flush()).err());
+        };
+        let answers = generate(&model, Some(tokenizer), &[prompt], &stop_ids, &knobs, &mut say)?;
+        broken.map_or(Ok(()), Err)?;
+        writeln!(out)?;
+        conversation
+            .messages
+            .extend(answers.into_iter().map(|answer| Message::new("assistant", answer.text)));
+    }
+}

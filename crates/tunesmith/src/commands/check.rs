@@ -1,0 +1,63 @@
+//! `tunesmith check`: everything up to the first batch, before any weight is touched, with all errors at once.
+
+use crate::{
+    cli::FinetuneArgs,
+    commands::data::print_documents,
+    exit::{Exit, Failure},
+    prepare::Prepared,
+    report,
+};
+use anyhow::Result;
+use std::{io::Write, process::ExitCode};
+use tunesmith_model::Config;
+use tunesmith_tokens::IGNORE;
+
+/// Errors of rows shown in full; the rest is counted.
+const SHOWN_ERRORS: usize = 20;
+/// Documents of the first batch shown.
+const SHOWN_DOCUMENTS: usize = 3;
+
+pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
+    let mut prepared = Prepared::new(args)?;
+    let config = Config::from_dir(&prepared.model_dir)?;
+    let rows = prepared.dataset.check(SHOWN_ERRORS, Some(&prepared.encoder));
+    if !rows.is_sound() {
+        return Err(Failure(Exit::BadData, rows.to_string()).into());
+    }
+    let Some(batch) = prepared.first_batch()? else {
+        let text = "not one row gives a batch\nhelp: look at them with `tunesmith data show`";
+        return Err(Failure(Exit::BadData, text.into()).into());
+    };
+    if let Some(&id) = batch.tokens.iter().find(|&&id| i64::from(id) >= config.vocab_size) {
+        let text = format!(
+            "token id {id} is outside the model's vocabulary of {}\n\
+             help: the tokenizer and the model do not belong together",
+            config.vocab_size
+        );
+        return Err(Failure(Exit::BadData, text).into());
+    }
+    let documents = report::documents(&batch, &prepared.encoder);
+    print_documents(&documents[..documents.len().min(SHOWN_DOCUMENTS)])?;
+
+    let mut out = std::io::stdout().lock();
+    let knobs = &prepared.recipe.data;
+    let trained = batch.labels.iter().filter(|&&label| label != IGNORE).count();
+    writeln!(out, "model        {} ({})", prepared.model_dir.display(), config.architecture)?;
+    writeln!(
+        out,
+        "data         {} rows of {}, all sound",
+        prepared.dataset.len(),
+        prepared.data.name
+    )?;
+    writeln!(
+        out,
+        "first batch  {} documents, {} tokens of {}, {trained} trained",
+        batch.docs.len(),
+        batch.len(),
+        knobs.batch * knobs.seq_len
+    )?;
+    for warning in &prepared.warnings {
+        writeln!(out, "warning      {warning}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,69 @@
+//! `tunesmith data show`: rows as text and as tokens, with the trained ones marked.
+
+use crate::{cli::ShowArgs, load, locate, recipe::Recipe, report};
+use anyhow::Result;
+use serde_json::json;
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+use tunesmith_data::{Dataset, RowKnobs};
+use tunesmith_report::html::Document;
+use tunesmith_tokens::{Batch, Encoder};
+
+pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode> {
+    let (dataset, encoder) = open(args)?;
+    for (row, example) in (0u64..).zip(dataset.examples(&encoder, 0..args.rows)) {
+        let example = example?;
+        if !args.json {
+            print_documents(&report::documents(&Batch::new([&example]), &encoder))?;
+            continue;
+        }
+        let text = match encoder.tokenizer() {
+            Some(tokenizer) => json!(tokenizer.decode(&example.ids, false)?),
+            None => json!(null),
+        };
+        let line =
+            json!({"row": row, "ids": example.ids, "trained": example.trained, "text": text});
+        writeln!(std::io::stdout().lock(), "{line}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(args: &ShowArgs) -> Result<(Dataset, Arc<Encoder>)> {
+    let data = locate::dataset(&args.input.dataset, args.input.source)?;
+    let name = args.input.model.clone().unwrap_or_else(|| Recipe::default().model.name);
+    let model = locate::model(&name, None, args.input.source, args.input.model.is_some())?;
+    for why in data.fallback.iter().chain(&model.fallback) {
+        tracing::warn!("{why}: what ships with tunesmith stands in");
+    }
+    let encoder = load::encoder(&model.dir, data.config.template.as_deref(), args.seq_len)?;
+    let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
+    Ok((dataset, Arc::new(encoder)))
+}
+
+/// Documents on stdout: trained tokens green on a terminal, in ⟦…⟧ elsewhere.
+pub(crate) fn print_documents(documents: &[Document]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let [on, off] = if out.is_terminal() { ["\x1b[32m", "\x1b[0m"] } else { ["⟦", "⟧"] };
+    for document in documents {
+        let trained = document.pieces.iter().filter(|p| p.trained).count();
+        writeln!(
+            out,
+            "── row {} · {} tokens · {trained} trained",
+            document.row,
+            document.pieces.len()
+        )?;
+        let mut marked = false;
+        for piece in &document.pieces {
+            if piece.trained != marked {
+                write!(out, "{}", if piece.trained { on } else { off })?;
+                marked = piece.trained;
+            }
+            write!(out, "{}", piece.text)?;
+        }
+        writeln!(out, "{}\n", if marked { off } else { "" })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! `tunesmith score`: log-probabilities and perplexity.
+
+use crate::{cli::ScoreArgs, load, locate};
+use anyhow::Result;
+use serde_json::json;
+use std::{io::Write, process::ExitCode};
+use tch::Tensor;
+use tunesmith_data::{Dataset, RowKnobs};
+use tunesmith_model::{Ragged, Transformer};
+
+pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
+    let data = locate::dataset(&args.data, args.model.source)?;
+    let (model, encoder) = load::model(&args.model, args.seq_len)?;
+    let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
+    let mut out = std::io::stdout().lock();
+    let (mut total, mut count, mut correct, mut n_rows) = (0.0, 0u64, 0u64, 0u64);
+    for (row, example) in (0u64..).zip(dataset.examples(&encoder, 0..args.rows.unwrap_or(u64::MAX)))
+    {
+        let example = example?;
+        let (logprobs, hits) = score(&model, &example.ids)?;
+        // logprobs[i] belongs to token i + 1; the first token has none.
+        let trained =
+            || example.trained.iter().skip(1).zip(logprobs.iter().zip(&hits)).filter(|(t, _)| **t);
+        let logprob: f64 = trained().map(|(_, (p, _))| f64::from(*p)).sum();
+        let n_trained = trained().count() as u64;
+        (total, count, n_rows) = (total + logprob, count + n_trained, n_rows + 1);
+        correct += trained().filter(|(_, (_, hit))| **hit).count() as u64;
+        if args.json {
+            let first = (!example.ids.is_empty()).then_some(None);
+            let token_logprobs: Vec<Option<f32>> =
+                first.into_iter().chain(logprobs.iter().copied().map(Some)).collect();
+            let line = json!({
+                "row": row, "ids": example.ids, "trained": example.trained, "token_logprobs": token_logprobs,
+                "logprob": logprob, "trained_tokens": n_trained,
+            });
+            writeln!(out, "{line}")?;
+        }
+    }
+    if !args.json {
+        let n = count.max(1) as f64;
+        writeln!(out, "rows            {n_rows}")?;
+        writeln!(out, "trained tokens  {count}")?;
+        writeln!(out, "loss            {:.6}", -total / n)?;
+        writeln!(out, "perplexity      {:.4}", (-total / n).exp())?;
+        writeln!(out, "accuracy        {:.4}", correct as f64 / n)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// ln p of each token after the first, given those before it, and whether it was the most probable one.
+fn score(model: &Transformer, ids: &[u32]) -> Result<(Vec<f32>, Vec<bool>)> {
+    if ids.len() < 2 {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let _no_grad = tch::no_grad_guard();
+    let hidden = model.hidden(&Ragged::new(&[&ids[..ids.len() - 1]], model.device()), None)?;
+    let labels: Vec<i64> = ids[1..].iter().map(|&id| i64::from(id)).collect();
+    let scores =
+        model.head().score(&hidden, &Tensor::from_slice(&labels).to_device(model.device()));
+    Ok((Vec::try_from(scores.logprobs)?, Vec::try_from(scores.correct)?))
+}

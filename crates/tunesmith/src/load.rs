@@ -1,0 +1,109 @@
+//! The parts that several commands build the same way: encoder, model, device.
+
+use crate::{
+    cli::{ModelArgs, SamplerArgs},
+    exit::ConfigError,
+    locate,
+    recipe::{DeviceName, Dtype},
+};
+use anyhow::Result;
+use std::{path::Path, sync::Arc};
+use tch::{Device, Kind};
+use tunesmith_model::{LoadOptions, Transformer};
+use tunesmith_sample::SamplerKnobs;
+use tunesmith_tokens::{EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
+
+/// The encoder of the model in `dir`: its tokenizer and its template, or the built-in `fallback` template.
+///
+/// A model without tokenizer.json takes pre-tokenised rows only.
+pub(crate) fn encoder(
+    dir: &Path,
+    fallback: Option<&str>,
+    max_len: Option<usize>,
+) -> Result<Encoder> {
+    let knobs = EncodeKnobs { max_len, ..EncodeKnobs::default() };
+    if !dir.join("tokenizer.json").exists() {
+        return Ok(Encoder::without_tokenizer(knobs));
+    }
+    let tokenizer = Tokenizer::from_dir(dir)?;
+    let template = match Template::from_dir(dir)? {
+        Some(template) => template,
+        None => Template::builtin(fallback.unwrap_or("chat"), special_tokens(dir)?)?,
+    };
+    Ok(Encoder::new(Arc::new(tokenizer), Some(template), knobs))
+}
+
+/// Where tensors go.
+pub(crate) fn device(name: DeviceName) -> Result<Device> {
+    match name {
+        DeviceName::Cpu => {
+            tunesmith_kernels::use_fast_fp32_matmul()?;
+            Ok(Device::Cpu)
+        }
+        DeviceName::Cuda if tch::Cuda::is_available() => Ok(Device::Cuda(0)),
+        DeviceName::Cuda => Err(ConfigError::new(
+            "--device cuda",
+            "no CUDA device answers",
+            "`tunesmith doctor` says what is missing; `--device cpu` runs here",
+        )
+        .into()),
+    }
+}
+
+impl Dtype {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Fp32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// A model for inference, with its encoder.
+pub(crate) fn model(args: &ModelArgs, max_len: Option<usize>) -> Result<(Transformer, Encoder)> {
+    let located = locate::model(&args.model, None, args.source, true)?;
+    let device = device(parse(
+        "--device",
+        &args.device,
+        &[("cpu", DeviceName::Cpu), ("cuda", DeviceName::Cuda)],
+    )?)?;
+    let kind = match &args.dtype {
+        Some(dtype) => {
+            parse("--dtype", dtype, &[("fp32", Dtype::Fp32), ("bf16", Dtype::Bf16)])?.kind()
+        }
+        None => stored_kind(&located.dir),
+    };
+    let model = Transformer::load(&located.dir, LoadOptions { kind, device, trainable: false })?;
+    Ok((model, encoder(&located.dir, None, max_len)?))
+}
+
+/// The dtype that config.json names; fp32 where it names none that tunesmith computes in.
+fn stored_kind(dir: &Path) -> Kind {
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
+    let dtype =
+        config.get("dtype").or(config.get("torch_dtype")).and_then(serde_json::Value::as_str);
+    if dtype == Some("bfloat16") { Kind::BFloat16 } else { Kind::Float }
+}
+
+fn parse<T: Copy>(flag: &str, text: &str, values: &[(&str, T)]) -> Result<T, ConfigError> {
+    values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = values.iter().map(|(name, _)| *name).collect();
+        ConfigError::new(flag, format!("expected {}, found `{text}`", names.join(" or ")), "")
+    })
+}
+
+impl From<&SamplerArgs> for SamplerKnobs {
+    fn from(args: &SamplerArgs) -> Self {
+        Self {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+            max_new_tokens: args.max_new_tokens,
+            stop: args.stop.clone(),
+            seed: args.seed,
+        }
+    }
+}

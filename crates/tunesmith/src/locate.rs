@@ -1,0 +1,184 @@
+//! From what a person typed (a name, a Hub id, a path) to files on this disk.
+
+use crate::{
+    cli::SourceChoice,
+    exit::{Exit, Failure},
+};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use tunesmith_data::DatasetConfig;
+use tunesmith_hub::{Hub, HubError};
+
+/// The model that ships in `data/`, relative to [`home`].
+const EMBEDDED_MODEL: &str = "data/tunesmith-tiny";
+
+/// The folder that holds `configs/` and `data/`: `TUNESMITH_HOME`, or the nearest one above this folder or the binary.
+pub(crate) fn home() -> Result<PathBuf> {
+    let holds = |dir: &Path| dir.join("configs/datasets").is_dir();
+    if let Some(dir) = std::env::var_os("TUNESMITH_HOME").map(PathBuf::from) {
+        if holds(&dir) {
+            return Ok(dir);
+        }
+        let text = format!("TUNESMITH_HOME: no configs/datasets in {}", dir.display());
+        return Err(Failure(Exit::BadConfig, text).into());
+    }
+    let starts = [std::env::current_dir().ok(), std::env::current_exe().ok()];
+    let found = starts.iter().flatten().flat_map(|start| start.ancestors()).find(|dir| holds(dir));
+    found.map(Path::to_path_buf).ok_or_else(|| {
+        let text = "no folder with configs/datasets above this one or the binary\n\
+                    help: run inside the tunesmith checkout, or set TUNESMITH_HOME to it";
+        Failure(Exit::NoInput, text.into()).into()
+    })
+}
+
+/// A model directory, and what there is to say about how it was chosen.
+pub(crate) struct LocatedModel {
+    pub(crate) dir: PathBuf,
+    /// Set where something else stands in for what was asked.
+    pub(crate) fallback: Option<String>,
+}
+
+/// Finds a model. `explicit`: a person named it, so nothing else may stand in for it.
+pub(crate) fn model(
+    name: &str,
+    revision: Option<&str>,
+    source: SourceChoice,
+    explicit: bool,
+) -> Result<LocatedModel> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|e| e == "gguf") {
+        let text = format!(
+            "{name}: GGUF is not read yet\nhelp: give a Hugging Face directory with safetensors"
+        );
+        return Err(Failure(Exit::BadConfig, text).into());
+    }
+    let run = path.join("final"); // a run directory stands for the model it made
+    if let Some(dir) =
+        [path.join("config.json"), run.join("config.json")].iter().find(|p| p.is_file())
+    {
+        return Ok(LocatedModel { dir: dir.with_file_name(""), fallback: None });
+    }
+    if path.is_dir() || !is_hub_id(name) {
+        let what = if path.is_dir() {
+            "no config.json in this directory"
+        } else {
+            "no such directory, and no Hub id"
+        };
+        let text = format!(
+            "{name}: {what}\nhelp: a model is a directory with config.json, or an id such as owner/name"
+        );
+        return Err(Failure(Exit::NoInput, text).into());
+    }
+    if source == SourceChoice::Sample && !explicit {
+        return Ok(LocatedModel {
+            dir: home()?.join(EMBEDDED_MODEL),
+            fallback: Some("--source sample".into()),
+        });
+    }
+    match Hub::from_env().and_then(|hub| hub.model(name, revision)) {
+        Ok(dir) => Ok(LocatedModel { dir, fallback: None }),
+        Err(error) if source == SourceChoice::Auto && !explicit && error.is_unreachable() => {
+            let dir = home()?.join(EMBEDDED_MODEL);
+            Ok(LocatedModel { dir, fallback: Some(first_line(&error)) })
+        }
+        Err(error) => Err(error).with_context(|| format!("model {name}")),
+    }
+}
+
+/// Files of a data set.
+pub(crate) struct LocatedData {
+    /// What the run is called after it.
+    pub(crate) name: String,
+    pub(crate) config: DatasetConfig,
+    pub(crate) train: Vec<PathBuf>,
+    pub(crate) eval: Vec<PathBuf>,
+    /// Set where the sample stands in for the real rows.
+    pub(crate) fallback: Option<String>,
+}
+
+/// Finds a data set: a name in `configs/datasets`, a TOML file, or a data file, folder or pattern.
+pub(crate) fn dataset(text: &str, source: SourceChoice) -> Result<LocatedData> {
+    let path = Path::new(text);
+    let stem = || path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let looks_like_path = path.exists() || text.contains(['/', '*', '.']);
+    let (name, config) = match looks_like_path {
+        true if path.extension().is_some_and(|e| e == "toml") => {
+            (stem(), DatasetConfig::load(path)?)
+        }
+        true => (stem(), DatasetConfig::of_path(text)),
+        false => (text.to_owned(), DatasetConfig::find(text, &home()?.join("configs/datasets"))?),
+    };
+    let (_, patterns) = config.split(None)?;
+    let eval_patterns = match config.eval_split.as_deref() {
+        Some(split) => config.split(Some(split))?.1,
+        None => &[],
+    };
+    let Some(hub) = &config.hub else {
+        let paths = |patterns: &[String]| patterns.iter().map(PathBuf::from).collect();
+        return Ok(LocatedData {
+            name,
+            train: paths(patterns),
+            eval: paths(eval_patterns),
+            config,
+            fallback: None,
+        });
+    };
+    let sample = |why: String| -> Result<LocatedData> {
+        let sample = |path: &Option<PathBuf>| path.iter().cloned().collect::<Vec<_>>();
+        let (train, eval) = (sample(&config.sample), sample(&config.eval_sample));
+        let config = DatasetConfig { shape: None, columns: Default::default(), ..config.clone() };
+        Ok(LocatedData { name: name.clone(), train, eval, config, fallback: Some(why) })
+    };
+    if source == SourceChoice::Sample && config.sample.is_some() {
+        return sample("--source sample".into());
+    }
+    let fetch = |patterns: &[String]| match patterns {
+        [] => Ok(Vec::new()),
+        patterns => Hub::from_env()
+            .and_then(|hub_client| hub_client.dataset(&hub.repo, Some(&hub.revision), patterns)),
+    };
+    match fetch(patterns).and_then(|train| Ok((train, fetch(eval_patterns)?))) {
+        Ok((train, eval)) => Ok(LocatedData { name, train, eval, config, fallback: None }),
+        Err(error)
+            if source == SourceChoice::Auto
+                && error.is_unreachable()
+                && config.sample.is_some() =>
+        {
+            sample(first_line(&error))
+        }
+        Err(error) => Err(error).with_context(|| format!("data set {name}")),
+    }
+}
+
+/// The recipe file of a name in `configs/recipes`, or of a path.
+pub(crate) fn recipe(text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let folder = home()?.join("configs/recipes");
+    let named = folder.join(format!("{text}.toml"));
+    if named.is_file() {
+        return Ok(named);
+    }
+    let names = DatasetConfig::names(&folder).join(", ");
+    let text = format!(
+        "no recipe `{text}` in configs/recipes, and no such file\nhelp: recipes are {names}"
+    );
+    Err(Failure(Exit::NoInput, text).into())
+}
+
+/// `owner/name`, or a lone name of the Hub's early days such as `gpt2`.
+fn is_hub_id(name: &str) -> bool {
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() <= 2 && parts.into_iter().all(good)
+}
+
+fn first_line(error: &HubError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

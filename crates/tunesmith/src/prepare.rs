@@ -1,0 +1,185 @@
+//! From flags to the parts of a run that need no weights: recipe, files, encoder, streams.
+
+use crate::{
+    cli::{FinetuneArgs, SourceChoice},
+    exit::{Exit, Failure},
+    load,
+    locate::{self, LocatedData},
+    recipe::{Layers, Origin, Recipe},
+};
+use anyhow::Result;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
+use tunesmith_tokens::{Batch, BatchSource, Encoder, Sample};
+
+/// The recipe of the embedded model: what suits a model of two million weights.
+const EMBEDDED_RECIPE: &str = "sft-tiny";
+/// Rows whose training text is compared with the text that sampling will feed.
+const PROBED_ROWS: u64 = 32;
+
+/// A run before its weights.
+pub(crate) struct Prepared {
+    pub(crate) recipe: Recipe,
+    pub(crate) layers: Layers,
+    pub(crate) data: LocatedData,
+    pub(crate) model_dir: PathBuf,
+    pub(crate) encoder: Arc<Encoder>,
+    pub(crate) dataset: Arc<Dataset>,
+    pub(crate) stream: Stream,
+    pub(crate) held_out: Option<Stream>,
+    pub(crate) held_out_rows: Option<Arc<Dataset>>,
+    /// What a reader of the results must know.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Prepared {
+    pub(crate) fn new(args: &FinetuneArgs) -> Result<Self> {
+        let recipe_file = args.recipe.as_deref().map(locate::recipe).transpose()?;
+        let mut layers = layers(args, recipe_file.as_deref())?;
+        let mut recipe = layers.resolve()?;
+        if recipe.data.dataset.is_empty() {
+            let text = "no data set given\nhelp: --dataset takes a name in configs/datasets, a TOML file, or a data file or folder";
+            return Err(Failure(Exit::Usage, text.into()).into());
+        }
+        let data = locate::dataset(&recipe.data.dataset, args.source)?;
+        let explicit = layers.origin("model.name") != Origin::Default;
+        // Whoever could not reach the Hub a moment ago need not wait for it again.
+        let source = match (&data.fallback, args.source) {
+            (Some(_), SourceChoice::Auto) if !explicit => SourceChoice::Sample,
+            (_, source) => source,
+        };
+        let model =
+            locate::model(&recipe.model.name, Some(&recipe.model.revision), source, explicit)?;
+        let mut warnings = Vec::new();
+        if let Some(why) = data.fallback.as_ref().or(model.fallback.as_ref()) {
+            if model.fallback.is_some() {
+                let file = recipe_file.map_or_else(|| locate::recipe(EMBEDDED_RECIPE), Ok)?;
+                layers = self::layers(args, Some(&file))?;
+                let reason = Origin::Chosen("stands in for the Hub's".into());
+                layers.set("model.name", &format!("{:?}", relative(&model.dir)), reason)?;
+                recipe = layers.resolve()?;
+            }
+            let what = match (&data.fallback, &model.fallback) {
+                (Some(_), Some(_)) => {
+                    "the small model and the sample that ship with tunesmith stand in"
+                }
+                (Some(_), None) => {
+                    "the sample that ships with tunesmith stands in for the data set"
+                }
+                _ => "the small model that ships with tunesmith stands in",
+            };
+            warnings
+                .push(format!("{why}: {what}. This run shows the machinery, not a useful model."));
+        }
+        let knobs = &recipe.data;
+        let encoder = Arc::new(load::encoder(
+            &model.dir,
+            data.config.template.as_deref(),
+            Some(knobs.seq_len),
+        )?);
+        let rows = RowKnobs::from(&data.config);
+        let dataset = Arc::new(Dataset::open(&data.train, &rows)?);
+        let stream_knobs = StreamKnobs {
+            seed: recipe.seed,
+            shuffle: knobs.shuffle,
+            packing: knobs.packing,
+            epochs: (recipe.train.max_steps == 0).then_some(recipe.train.epochs),
+            on_bad_row: knobs.on_bad_row,
+            ..StreamKnobs::new(knobs.seq_len, knobs.batch)
+        };
+        let stream = Stream::new(dataset.clone(), encoder.clone(), stream_knobs.clone())?;
+        let held_out_rows = match data.eval.is_empty() {
+            true => None,
+            false => Some(Arc::new(Dataset::open(&data.eval, &rows)?.first(knobs.eval_rows))),
+        };
+        let held_out = match &held_out_rows {
+            Some(rows) if recipe.train.eval_every > 0 => {
+                let knobs = StreamKnobs { shuffle: false, epochs: Some(1), ..stream_knobs };
+                Some(Stream::new(rows.clone(), encoder.clone(), knobs)?)
+            }
+            None if recipe.train.eval_every > 0 => {
+                let text = format!(
+                    "train.eval_every = {}: the data set `{}` has no evaluation split\n\
+                     help: name one as `eval_split` in its TOML file, or leave --eval-every out",
+                    recipe.train.eval_every, data.name
+                );
+                return Err(Failure(Exit::BadConfig, text).into());
+            }
+            _ => None,
+        };
+        let mut prepared = Self {
+            recipe,
+            layers,
+            data,
+            model_dir: model.dir,
+            encoder,
+            dataset,
+            stream,
+            held_out,
+            held_out_rows,
+            warnings,
+        };
+        prepared.probe_template();
+        Ok(prepared)
+    }
+
+    /// The first micro-batch; the stream then stands where it stood.
+    pub(crate) fn first_batch(&mut self) -> Result<Option<Batch>> {
+        let start = self.stream.cursor();
+        let to_error = |e: tunesmith_tokens::SourceError| anyhow::Error::from_boxed(e);
+        let batch = self.stream.next().map_err(to_error)?;
+        self.stream.seek(start).map_err(to_error)?;
+        Ok(batch)
+    }
+
+    /// Whether the model brought its chat template.
+    pub(crate) fn has_own_template(&self) -> bool {
+        tunesmith_tokens::Template::from_dir(&self.model_dir)
+            .is_ok_and(|template| template.is_some())
+    }
+
+    /// What is trained must be what sampling feeds: rows spread over the data set are rendered both ways.
+    fn probe_template(&mut self) {
+        let n = self.dataset.len();
+        let rows = (0..PROBED_ROWS.min(n)).map(|i| i * n / PROBED_ROWS.min(n));
+        let broken = rows.filter_map(|row| match self.dataset.sample(row) {
+            Ok(Sample::Chat(conversation)) => self.encoder.check_prefix(&conversation, row).err(),
+            _ => None, // other shapes have no prompt; a malformed row is the stream's to report
+        });
+        if let Some(error) = broken.take(1).next() {
+            self.warnings.push(format!("training text and prompt differ: {error}"));
+        }
+    }
+}
+
+/// Defaults, then a recipe file, then flags.
+fn layers(args: &FinetuneArgs, recipe: Option<&Path>) -> Result<Layers> {
+    let mut layers = Layers::new()?;
+    if let Some(path) = recipe {
+        layers.file(path)?;
+    }
+    let texts =
+        [("--dataset", "data.dataset", &args.dataset), ("--model", "model.name", &args.model)];
+    for (flag, key, value) in texts {
+        if let Some(value) = value {
+            layers.set(key, &format!("{value:?}"), Origin::Flag(flag.into()))?;
+        }
+    }
+    if args.from_scratch {
+        layers.set("model.from_scratch", "true", Origin::Flag("--from-scratch".into()))?;
+    }
+    for (flag, key, value) in args.knobs.given() {
+        layers.set(key, &value, Origin::Flag(flag.into()))?;
+    }
+    args.set.iter().try_for_each(|assignment| layers.assignment(assignment))?;
+    Ok(layers)
+}
+
+/// A path below this folder without it, so that a recipe can move with its checkout.
+fn relative(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).to_path_buf()
+}

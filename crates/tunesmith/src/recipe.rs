@@ -1,0 +1,214 @@
+//! The recipe: every knob of a run. Each crate owns the struct of its own knobs; here is only their nesting.
+
+mod layers;
+mod write;
+
+pub(crate) use layers::{Layers, Origin};
+
+use serde::{Deserialize, Serialize};
+use tunesmith_data::{OnBadRow, Packing};
+use tunesmith_train::{AdamWKnobs, Schedule, TrainKnobs};
+
+/// What a run is made with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Recipe {
+    /// Names every random choice.
+    pub(crate) seed: u64,
+    pub(crate) model: ModelKnobs,
+    pub(crate) data: DataKnobs,
+    pub(crate) optimizer: AdamWKnobs,
+    pub(crate) schedule: Schedule,
+    pub(crate) train: TrainKnobs,
+    pub(crate) samples: SampleKnobs,
+}
+
+/// Which model, and how it lies in memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ModelKnobs {
+    /// A Hub id or a directory.
+    pub(crate) name: String,
+    /// A branch, tag or commit of the Hub.
+    pub(crate) revision: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) device: DeviceName,
+    /// Fresh weights instead of the model's.
+    pub(crate) from_scratch: bool,
+}
+
+/// Dtype of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Dtype {
+    #[default]
+    Fp32,
+    Bf16,
+}
+
+/// Where the model lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeviceName {
+    #[default]
+    Cpu,
+    Cuda,
+}
+
+/// What it learns from, and how rows become batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DataKnobs {
+    /// A name in configs/datasets, a TOML file, or a data file or folder.
+    pub(crate) dataset: String,
+    /// Tokens of a packed row.
+    pub(crate) seq_len: usize,
+    /// Packed rows of a micro-batch; with packing `none`, examples.
+    pub(crate) batch: usize,
+    pub(crate) shuffle: bool,
+    pub(crate) packing: Packing,
+    pub(crate) on_bad_row: OnBadRow,
+    /// Rows held out for evaluation, at most, taken from the data set's evaluation split.
+    pub(crate) eval_rows: u64,
+}
+
+/// The same prompts, answered before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SampleKnobs {
+    /// What is asked; empty: the first questions of the data set's evaluation split.
+    pub(crate) prompts: Vec<String>,
+    /// How many of them, at most. 0: no samples.
+    pub(crate) count: usize,
+    /// Tokens of an answer, at most.
+    pub(crate) max_new_tokens: usize,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            model: ModelKnobs::default(),
+            data: DataKnobs::default(),
+            optimizer: AdamWKnobs::default(),
+            schedule: Schedule::default(),
+            train: TrainKnobs::default(),
+            samples: SampleKnobs::default(),
+        }
+    }
+}
+
+impl Default for ModelKnobs {
+    fn default() -> Self {
+        Self {
+            name: "HuggingFaceTB/SmolLM2-135M".into(),
+            revision: "main".into(),
+            dtype: Dtype::default(),
+            device: DeviceName::default(),
+            from_scratch: false,
+        }
+    }
+}
+
+impl Default for DataKnobs {
+    fn default() -> Self {
+        Self {
+            dataset: String::new(),
+            seq_len: 1024,
+            batch: 2,
+            shuffle: true,
+            packing: Packing::BestFit,
+            on_bad_row: OnBadRow::Stop,
+            eval_rows: 100,
+        }
+    }
+}
+
+impl Default for SampleKnobs {
+    fn default() -> Self {
+        Self { prompts: Vec::new(), count: 3, max_new_tokens: 64 }
+    }
+}
+
+impl Recipe {
+    /// Values that no run can work with: (key, expected, found). All of them.
+    pub(crate) fn problems(&self) -> Vec<(&'static str, &'static str, String)> {
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        let (optimizer, lr) = (&self.optimizer, self.schedule.lr);
+        let checks = [
+            (
+                positive(lr) && lr < 1.0,
+                "schedule.lr",
+                "a number above 0 and below 1",
+                lr.to_string(),
+            ),
+            (
+                share(optimizer.beta1),
+                "optimizer.beta1",
+                "a number from 0 to below 1",
+                optimizer.beta1.to_string(),
+            ),
+            (
+                share(optimizer.beta2),
+                "optimizer.beta2",
+                "a number from 0 to below 1",
+                optimizer.beta2.to_string(),
+            ),
+            (
+                positive(optimizer.eps),
+                "optimizer.eps",
+                "a number above 0",
+                optimizer.eps.to_string(),
+            ),
+            (
+                share(optimizer.weight_decay),
+                "optimizer.weight_decay",
+                "a number from 0 to below 1",
+                optimizer.weight_decay.to_string(),
+            ),
+            (
+                optimizer.max_grad_norm >= 0.0,
+                "optimizer.max_grad_norm",
+                "a number of at least 0",
+                optimizer.max_grad_norm.to_string(),
+            ),
+            (
+                self.data.seq_len >= 2,
+                "data.seq_len",
+                "at least 2 tokens",
+                self.data.seq_len.to_string(),
+            ),
+            (self.data.batch >= 1, "data.batch", "at least 1", self.data.batch.to_string()),
+            (
+                self.train.accumulate >= 1,
+                "train.accumulate",
+                "at least 1",
+                self.train.accumulate.to_string(),
+            ),
+            (
+                self.train.epochs >= 1 || self.train.max_steps >= 1,
+                "train.epochs",
+                "at least 1, or train.max_steps",
+                self.train.epochs.to_string(),
+            ),
+            (
+                self.train.max_steps == 0 || self.schedule.warmup_steps <= self.train.max_steps,
+                "schedule.warmup_steps",
+                "at most train.max_steps",
+                self.schedule.warmup_steps.to_string(),
+            ),
+            (
+                self.train.keep >= 2,
+                "train.keep",
+                "at least 2, so that one survives a damaged one",
+                self.train.keep.to_string(),
+            ),
+        ];
+        checks
+            .into_iter()
+            .filter(|(good, ..)| !good)
+            .map(|(_, key, expected, found)| (key, expected, found))
+            .collect()
+    }
+}

@@ -1,0 +1,174 @@
+//! The report of a run: what the page holds, and the few lines that the terminal sees.
+
+use crate::{prepare::Prepared, run_dir::RunDir};
+use anyhow::{Context, Result};
+use std::time::{Duration, SystemTime};
+use tunesmith_data::Ledger;
+use tunesmith_report::{
+    Machine, Record, Report, format,
+    html::{
+        Document, Exchange, Piece, Rows, Turn, answers, curves, facts, first_batch, recipe, rows,
+        timing,
+    },
+    system,
+};
+use tunesmith_tokens::{Batch, Encoder, IGNORE};
+
+/// What a finished run knows of itself.
+pub(crate) struct Facts<'a> {
+    pub(crate) prepared: &'a Prepared,
+    pub(crate) records: Vec<Record>,
+    pub(crate) ledger: Ledger,
+    pub(crate) first_batch: Option<&'a Batch>,
+    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) training: Duration,
+    pub(crate) total: Duration,
+    pub(crate) num_tokens: u64,
+}
+
+/// Writes `report.html`.
+pub(crate) fn write(facts_: &Facts, dir: &RunDir) -> Result<()> {
+    let prepared = facts_.prepared;
+    let run = dir.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut report = Report::new(run);
+    report.subtitle = format!(
+        "{} on {}, supervised fine-tuning of all weights",
+        prepared.recipe.model.name, prepared.data.name
+    );
+    report.date = format::utc(SystemTime::now());
+    report.command = Some(command());
+    report.warnings = prepared.warnings.clone();
+    if let (Some(first), Some(last)) =
+        (losses(&facts_.records).next(), losses(&facts_.records).last())
+    {
+        report.figure("final loss", format::loss(last), format!("from {}", format::loss(first)));
+    }
+    let eval = |record: &Record| record.get("eval_loss");
+    if let Some(last) = facts_.records.iter().filter_map(eval).next_back() {
+        let first = facts_.records.iter().find_map(eval).unwrap_or(last);
+        report.figure(
+            "evaluation loss",
+            format::loss(last),
+            format!("from {}", format::loss(first)),
+        );
+    }
+    let per_second = facts_.num_tokens as f64 / facts_.training.as_secs_f64();
+    report.figure(
+        "tokens",
+        format::si(facts_.num_tokens as f64),
+        format!("{} per second", format::si(per_second)),
+    );
+    report.figure("time", format::duration(facts_.training), "of training");
+    if let Some(peak) = system::peak_rss() {
+        report.figure("peak memory", format::bytes(peak), "resident");
+    }
+    if !facts_.exchanges.is_empty() {
+        report.push(answers(&facts_.exchanges));
+    }
+    report.push(curves(&facts_.records));
+    if let Some(batch) = facts_.first_batch {
+        report.push(first_batch(&documents(batch, &prepared.encoder)));
+    }
+    let ledger = &facts_.ledger;
+    report.push(rows(&Rows {
+        trained: ledger.trained,
+        truncated: ledger.truncated,
+        truncated_tokens: ledger.truncated_tokens,
+        dropped: ledger
+            .dropped
+            .iter()
+            .map(|(reason, n)| (reason.clone(), *n))
+            .chain(unread(ledger))
+            .collect(),
+    }));
+    report.push(facts("Machine and versions", &machine()));
+    let rest = facts_.total.saturating_sub(facts_.training);
+    report.push(timing(&[
+        ("start and training", facts_.training),
+        ("final model and samples", rest),
+    ]));
+    report.push(recipe(&prepared.layers.to_toml(&[])));
+    report
+        .write(&dir.file("report.html"))
+        .with_context(|| dir.file("report.html").display().to_string())
+}
+
+/// The end of a run on stdout: samples, and where everything is.
+#[expect(clippy::print_stdout, reason = "what a run made is its output")]
+pub(crate) fn say(facts: &Facts, dir: &RunDir) {
+    for exchange in &facts.exchanges {
+        println!();
+        for Turn { role, content } in &exchange.prompt {
+            println!("{role:>9}  {}", indented(content));
+        }
+        if let Some(before) = &exchange.before {
+            println!("   before  {}", indented(&clipped(&before.text, before.stopped)));
+        }
+        println!("    after  {}", indented(&clipped(&exchange.after.text, exchange.after.stopped)));
+    }
+    if let (Some(first), Some(last)) =
+        (losses(&facts.records).next(), losses(&facts.records).last())
+    {
+        println!("\nloss {} → {}", format::loss(first), format::loss(last));
+    }
+    println!("{}", facts.ledger);
+    println!("model   {}", dir.final_model().display());
+    println!("report  {}", dir.file("report.html").display());
+}
+
+fn losses(records: &[Record]) -> impl Iterator<Item = f64> {
+    records.iter().filter_map(|record| record.get("loss"))
+}
+
+fn unread(ledger: &Ledger) -> Option<(String, u64)> {
+    (ledger.unread > 0).then(|| ("not reached by this run".to_owned(), ledger.unread))
+}
+
+fn indented(text: &str) -> String {
+    text.trim().replace('\n', "\n           ")
+}
+
+/// An answer that did not stop by itself ends in an ellipsis.
+fn clipped(text: &str, stopped: bool) -> String {
+    if stopped { text.to_owned() } else { format!("{text} …") }
+}
+
+fn command() -> String {
+    std::iter::once("tunesmith".to_owned())
+        .chain(std::env::args().skip(1))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Each document of a batch as pieces of text with their trained tokens marked.
+pub(crate) fn documents(batch: &Batch, encoder: &Encoder) -> Vec<Document> {
+    let text = |id: u32| match encoder.tokenizer() {
+        Some(tokenizer) => tokenizer.decode(&[id], false).unwrap_or_default(),
+        None => format!("{id} "),
+    };
+    let of = |range: std::ops::Range<usize>, row| {
+        // Labels are shifted: what is learned at i − 1 is the token at i.
+        let trained = |i: usize| i > range.start && batch.labels[i - 1] != IGNORE;
+        let piece = |i: usize| Piece {
+            text: text(batch.tokens[i]),
+            trained: trained(i),
+            id: batch.tokens[i],
+        };
+        Document { row, pieces: range.clone().map(piece).collect() }
+    };
+    batch.doc_ranges().zip(&batch.docs).map(|(range, doc)| of(range, doc.row)).collect()
+}
+
+fn machine() -> Vec<(&'static str, String)> {
+    let machine = Machine::read();
+    let known = [
+        ("host", Some(machine.hostname)),
+        ("system", machine.os),
+        ("processor", machine.cpu),
+        ("cores", machine.n_cores.map(|n| n.to_string())),
+        ("memory", machine.memory.map(format::bytes)),
+        ("tunesmith", Some(env!("CARGO_PKG_VERSION").to_owned())),
+        ("libtorch", Some("2.11.0".to_owned())),
+    ];
+    known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
