@@ -10,6 +10,10 @@ The decay applies to every parameter, as AdamW does by itself (transformers' Tra
 A key's bias shifts every score of a query alike, so its gradient is zero but for rounding, which AdamW blows up to full
 steps: in GPT-2 the middle third of `c_attn.bias` wanders at random, and the loss does not feel it. `moved` leaves it out.
 
+transformers makes the embedding with `padding_idx` = pad_token_id and so drops what the reading of that token teaches
+its row. SmolLM2 pads with its end of turn, which ragged batches hold as an ordinary token: `smollm2-135m` is the plain
+loop, `smollm2-135m-full` the same with `padding_idx` off, whose gradient is the loss's own.
+
 `grad_norm` is summed in fp64: PyTorch's own fp32 norm on the CPU, which still does the clipping, is 1e-4 off for the 28
 million elements of SmolLM2's embedding.
 """
@@ -130,6 +134,9 @@ def main() -> None:
         documents = [chat_document(tokenizer, *chat) for chat in CHATS]
         steps = [[[documents[2 * step % len(CHATS)], documents[(2 * step + 1) % len(CHATS)]]] for step in range(STEPS)]
         save("smollm2-135m", train(load(part), steps, 1e-5))
+        model = load(part)
+        model.get_input_embeddings().padding_idx = None
+        save("smollm2-135m-full", train(model, steps, 1e-5))
 
 
 def save(name: str, run: dict) -> None:

@@ -94,8 +94,15 @@ fn run(model: &Transformer, golden: &Value) -> Vec<StepRecord> {
     records
 }
 
-/// The bounds are relative; `moved` compares the length of each parameter's way.
-fn check(name: &str, dir: &Path, moved: f64) {
+/// All bounds are relative; those of the rate and of Σ|w| are the same for every run.
+struct Bounds {
+    loss: f64,
+    grad_norm: f64,
+    /// The length of each parameter's way.
+    moved: f64,
+}
+
+fn check(name: &str, dir: &Path, bounds: &Bounds) {
     let golden = golden_json(&format!("sft/{name}.json"));
     let model = load(dir, true);
     let start: BTreeMap<String, _> = model
@@ -109,8 +116,8 @@ fn check(name: &str, dir: &Path, moved: f64) {
     assert_eq!(records.len(), steps.len(), "{name}: steps");
     for (record, step) in records.iter().zip(steps) {
         for (what, found, bound) in [
-            ("loss", record.loss, 1e-4),
-            ("grad_norm", record.grad_norm, 1e-4),
+            ("loss", record.loss, bounds.loss),
+            ("grad_norm", record.grad_norm, bounds.grad_norm),
             ("lr", record.learning_rate, 1e-12),
         ] {
             let expected = number(&step[what]);
@@ -135,7 +142,7 @@ fn check(name: &str, dir: &Path, moved: f64) {
         let found = change.to_kind(Kind::Double).norm().double_value(&[]);
         let diff = (found / number(&expected["moved"]) - 1.0).abs();
         assert!(
-            diff <= moved,
+            diff <= bounds.moved,
             "{name}, {}: moved by {found}, expected {}",
             param.name,
             expected["moved"]
@@ -153,9 +160,10 @@ fn check(name: &str, dir: &Path, moved: f64) {
 
 #[test]
 fn small_models_learn_as_in_pytorch() {
+    let bounds = Bounds { loss: 1e-5, grad_norm: 1e-5, moved: 1e-4 };
     for model in ["llama3", "gpt2"] {
         for run in ["", "-decay", "-clip-some"] {
-            check(&format!("{model}{run}"), &golden(&format!("models/{model}")), 1e-3);
+            check(&format!("{model}{run}"), &golden(&format!("models/{model}")), &bounds);
         }
     }
 }
@@ -163,5 +171,16 @@ fn small_models_learn_as_in_pytorch() {
 #[test]
 fn smollm2_learns_as_in_pytorch() {
     let Some(parts) = parts() else { return };
-    check("smollm2-135m", &parts.join("smollm2-135m-instruct"), 1e-2);
+    // AdamW makes a full step of the smallest gradient, rounding included, so two runs drift apart: 1e-5 after nine steps.
+    let bounds = Bounds { loss: 1e-5, grad_norm: 1e-4, moved: 1e-3 };
+    check("smollm2-135m-full", &parts.join("smollm2-135m-instruct"), &bounds);
+}
+
+/// transformers drops the gradient of reading the pad token, which here is the end of turn (see sft.py): the gradient
+/// norm shows it, the losses hardly.
+#[test]
+fn smollm2_learns_as_in_a_plain_transformers_loop() {
+    let Some(parts) = parts() else { return };
+    let bounds = Bounds { loss: 1e-4, grad_norm: 1e-2, moved: 1e-3 };
+    check("smollm2-135m", &parts.join("smollm2-135m-instruct"), &bounds);
 }

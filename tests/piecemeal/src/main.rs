@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use tunesmith_data::tokens::{BatchSource, EncodeKnobs, Encoder, Template, Tokenizer};
 use tunesmith_data::{Dataset, Ledger, RowKnobs, Stream, StreamKnobs};
 
@@ -16,26 +17,36 @@ fn main() -> Result<(), Error> {
     let [_, file, model] = args.as_slice() else {
         return Err("usage: piecemeal FILE MODEL_DIRECTORY".into());
     };
-    let start = std::time::Instant::now();
-    let (n_batches, ledger) = batches(Path::new(file), Path::new(model), 2048)?;
-    println!("{n_batches} batches in {:.2?} from {ledger}", start.elapsed());
+    let start = Instant::now();
+    let (first, n_batches, ledger) = batches(Path::new(file), Path::new(model), 2048)?;
+    println!(
+        "{n_batches} batches of 4 × 2048 tokens, the first after {:.2?}, all after {:.2?}",
+        first - start,
+        start.elapsed()
+    );
+    println!(
+        "{:.2} % of them filled",
+        ledger.tokens as f64 / (n_batches * 4 * 2048) as f64 * 100.0
+    );
+    println!("{ledger}");
     Ok(())
 }
 
-/// All batches of one shuffled pass over `file`: how many there are, and what became of its rows.
-fn batches(file: &Path, model: &Path, seq_len: usize) -> Result<(usize, Ledger), Error> {
+/// All batches of one shuffled pass over `file`: when the first came, how many there are, and what became of the rows.
+fn batches(file: &Path, model: &Path, seq_len: usize) -> Result<(Instant, usize, Ledger), Error> {
     let dataset = Arc::new(Dataset::open(&[file], &RowKnobs::default())?);
     let tokenizer = Arc::new(Tokenizer::from_dir(model)?);
     let knobs = EncodeKnobs { max_len: Some(seq_len), ..Default::default() };
     let encoder = Arc::new(Encoder::new(tokenizer, Template::from_dir(model)?, knobs));
 
     let mut stream = Stream::new(dataset, encoder, StreamKnobs::new(seq_len, 4))?;
-    let mut n_batches = 0;
+    let (mut first, mut n_batches) = (None, 0);
     while let Some(batch) = stream.next()? {
         assert_eq!(batch.tokens.len(), batch.labels.len());
+        first.get_or_insert_with(Instant::now);
         n_batches += 1;
     }
-    Ok((n_batches, stream.ledger()))
+    Ok((first.unwrap_or_else(Instant::now), n_batches, stream.ledger()))
 }
 
 #[cfg(test)]
