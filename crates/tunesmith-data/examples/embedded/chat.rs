@@ -25,7 +25,7 @@ pub(crate) struct Chat {
 }
 
 /// How many conversations the sample holds.
-pub(crate) const N_TRAIN: usize = 2_200;
+pub(crate) const N_TRAIN: usize = 3_000;
 /// How many the held-out sample holds.
 pub(crate) const N_TEST: usize = 100;
 

@@ -1,9 +1,10 @@
 //! The small world: tables of true facts and the phrasings that state, ask and answer them, read from `world/*.txt`.
 //!
 //! A table file has a `[rows]` section, whose first line names the columns and whose first column is the key, and one
-//! section for each relation: `say` lines state the fact in the corpus, `ask` lines ask for it in the training
-//! conversations, `test` lines only in the held-out ones, `answer` lines answer, `follow` lines ask again about the
-//! same row, `other` lines about another row, and `want` names the column that a right answer contains.
+//! section for each relation: `say` lines state the fact in the corpus, `wonder` lines are its indirect questions
+//! there, `ask` lines ask for it in the training conversations, `test` lines only in the held-out ones, `answer` lines
+//! answer, `follow` lines ask again about the same row, `other` lines about another row, and `want` names the column
+//! that a right answer contains.
 //!
 //! `{country}` stands for a cell, `{Country}` for the cell with a capital, `{a animal}` and `{A animal}` add the
 //! article. A cell `-` means that the row has no such fact.
@@ -41,6 +42,7 @@ pub(crate) struct Row(pub(crate) Vec<(String, String)>);
 pub(crate) struct Relation {
     pub(crate) name: String,
     pub(crate) say: Vec<String>,
+    pub(crate) wonder: Vec<String>,
     pub(crate) ask: Vec<String>,
     pub(crate) test: Vec<String>,
     pub(crate) answer: Vec<String>,
@@ -165,6 +167,7 @@ impl Relation {
             let phrase = phrase.to_owned();
             match kind {
                 "say" => relation.say.push(phrase),
+                "wonder" => relation.wonder.push(phrase),
                 "ask" => relation.ask.push(phrase),
                 "test" => relation.test.push(phrase),
                 "answer" => relation.answer.push(phrase),
