@@ -57,7 +57,7 @@ mod tests {
     fn a_parquet_file_becomes_batches() {
         let golden =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/tunesmith-data/tests/golden");
-        let (n_batches, ledger) =
+        let (_, n_batches, ledger) =
             batches(&golden.join("chats.parquet"), &golden.join("tiny"), 256).unwrap();
         assert_eq!((ledger.rows, ledger.trained, ledger.unread), (48, 48, 0));
         assert!((6..=48).contains(&n_batches), "{n_batches} batches");
