@@ -18,7 +18,10 @@ pub use commit::{commit_dir, free_bytes, is_writable};
 use crate::{AdamW, TrainError};
 use manifest::Manifest;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 use tunesmith_model::{TensorFile, Transformer, write_tensors};
 use tunesmith_tokens::Cursor;
 
@@ -84,10 +87,13 @@ impl Checkpoint {
     /// Checkpoints exist but none is good: a run never starts again at step 0 in silence.
     pub fn newest(root: &Path) -> Result<Option<Self>, TrainError> {
         let candidates = commit::committed(root)?;
-        let n = candidates.len();
         for dir in candidates.into_iter().rev() {
             match Self::open(&dir) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
+                // A disk that cannot be read now says nothing of what is on it.
+                Err(TrainError::Io { path, source }) if source.kind() != ErrorKind::NotFound => {
+                    return Err(TrainError::Io { path, source });
+                }
                 Err(error) => {
                     let aside = commit::set_aside(&dir)?;
                     tracing::warn!(
@@ -97,11 +103,13 @@ impl Checkpoint {
                 }
             }
         }
-        if n == 0 {
+        let n_aside = commit::n_aside(root)?;
+        if n_aside == 0 {
             return Ok(None);
         }
         let reason = format!(
-            "{n} checkpoints, and none is whole\nhelp: they are kept as corrupt-*; start a new run with another `--out`"
+            "expected a whole checkpoint, found {n_aside} damaged ones\n\
+             help: they are kept as corrupt-*; start a new run with another `--out`"
         );
         Err(TrainError::BadCheckpoint { path: root.into(), reason })
     }

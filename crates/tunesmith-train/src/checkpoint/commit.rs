@@ -95,6 +95,18 @@ pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, TrainError> {
     Ok(aside)
 }
 
+/// How many checkpoints were set aside, now or earlier.
+pub(super) fn n_aside(root: &Path) -> Result<usize, TrainError> {
+    match fs::read_dir(root) {
+        Ok(entries) => {
+            let names = entries.flatten().map(|entry| entry.file_name());
+            Ok(names.filter(|name| name.to_string_lossy().starts_with("corrupt-")).count())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(TrainError::io(root)(e)),
+    }
+}
+
 /// Bytes that this user may still write on the file system of `dir`.
 ///
 /// # Errors
