@@ -4,6 +4,8 @@ use std::{fmt, process::ExitCode};
 use tunesmith_data::{DataError, ErrorKind};
 use tunesmith_hub::HubError;
 use tunesmith_model::ModelError;
+use tunesmith_sample::GenerateError;
+use tunesmith_tokens::{EncodeError, TemplateError, TokenizerError};
 use tunesmith_train::TrainError;
 
 /// How the process ends.
@@ -86,7 +88,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<TrainError>() {
         return Some(match error {
-            TrainError::Source(source) => source.downcast_ref().map_or(Exit::BadData, of_data),
+            // Data that failed, or a log that could not be written.
+            TrainError::Source(source) => {
+                causes(source.as_ref()).find_map(of_cause).unwrap_or(Exit::BadData)
+            }
             TrainError::Model(error) => of_model(error),
             TrainError::NonFinite { .. } | TrainError::NothingTrained { .. } => Exit::BadData,
             TrainError::Io { .. } | TrainError::BadCheckpoint { .. } => Exit::Io,
@@ -94,10 +99,26 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             TrainError::Tch(_) => Exit::Internal,
         });
     }
+    if let Some(error) = cause.downcast_ref::<GenerateError>() {
+        return Some(match error {
+            GenerateError::Model(error) => of_model(error),
+            GenerateError::Tokenizer(_) => Exit::BadData,
+            _ => Exit::Usage, // a prompt or a knob that was typed
+        });
+    }
+    if cause.is::<EncodeError>() || cause.is::<TemplateError>() || cause.is::<TokenizerError>() {
+        return Some(Exit::BadData);
+    }
     if cause.is::<HubError>() {
         return Some(Exit::NoInput);
     }
     cause.downcast_ref::<std::io::Error>().map(|_| Exit::Io)
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 fn of_data(error: &DataError) -> Exit {

@@ -53,10 +53,8 @@ pub(crate) fn model(
         return Err(Failure(Exit::BadConfig, text).into());
     }
     let run = path.join("final"); // a run directory stands for the model it made
-    if let Some(dir) =
-        [path.join("config.json"), run.join("config.json")].iter().find(|p| p.is_file())
-    {
-        return Ok(LocatedModel { dir: dir.with_file_name(""), fallback: None });
+    if let Some(dir) = [path, run.as_path()].iter().find(|dir| dir.join("config.json").is_file()) {
+        return Ok(LocatedModel { dir: dir.to_path_buf(), fallback: None });
     }
     if path.is_dir() || !is_hub_id(name) {
         let what = if path.is_dir() {
@@ -106,7 +104,7 @@ pub(crate) fn dataset(text: &str, source: SourceChoice) -> Result<LocatedData> {
             (stem(), DatasetConfig::load(path)?)
         }
         true => (stem(), DatasetConfig::of_path(text)),
-        false => (text.to_owned(), DatasetConfig::find(text, &home()?.join("configs/datasets"))?),
+        false => (text.to_owned(), named_dataset(text)?),
     };
     let (_, patterns) = config.split(None)?;
     let eval_patterns = match config.eval_split.as_deref() {
@@ -148,6 +146,15 @@ pub(crate) fn dataset(text: &str, source: SourceChoice) -> Result<LocatedData> {
         }
         Err(error) => Err(error).with_context(|| format!("data set {name}")),
     }
+}
+
+fn named_dataset(name: &str) -> Result<DatasetConfig> {
+    let folder = home()?.join("configs/datasets");
+    let is_there = folder.join(format!("{name}.toml")).is_file();
+    DatasetConfig::find(name, &folder).map_err(|error| match is_there {
+        true => error.into(),
+        false => Failure(Exit::NoInput, error.to_string()).into(),
+    })
 }
 
 /// The recipe file of a name in `configs/recipes`, or of a path.

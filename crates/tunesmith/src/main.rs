@@ -54,7 +54,15 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "the one place where a failed command says why")]
 fn say_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Many a message tells its cause already.
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{colon}{cause}");
+        }
+    }
+    eprintln!("error: {text}");
 }
 
 fn log_to_stderr(verbose: u8) {

@@ -13,7 +13,8 @@ use std::{
     sync::Arc,
 };
 use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
-use tunesmith_tokens::{Batch, BatchSource, Encoder, Sample};
+use tunesmith_tokens::{Batch, BatchSource, EncodeError, Encoder, Sample};
+use tunesmith_train::TrainError;
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
@@ -126,12 +127,22 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// The first micro-batch; the stream then stands where it stood.
-    pub(crate) fn first_batch(&mut self) -> Result<Option<Batch>> {
+    /// The first micro-batch, if its tokens are below `vocab_size`; the stream then stands where it stood.
+    pub(crate) fn first_batch(&mut self, vocab_size: i64) -> Result<Option<Batch>> {
         let start = self.stream.cursor();
-        let to_error = |e: tunesmith_tokens::SourceError| anyhow::Error::from_boxed(e);
-        let batch = self.stream.next().map_err(to_error)?;
-        self.stream.seek(start).map_err(to_error)?;
+        let batch = self.stream.next().map_err(TrainError::Source)?;
+        self.stream.seek(start).map_err(TrainError::Source)?;
+        for (range, doc) in batch.iter().flat_map(|batch| batch.doc_ranges().zip(&batch.docs)) {
+            let ids = batch.iter().flat_map(|batch| &batch.tokens[range.clone()]);
+            if let Some(id) = ids.copied().find(|&id| i64::from(id) >= vocab_size) {
+                let text = format!(
+                    "row {}: token id {id} is outside the model's vocabulary of {vocab_size}\n\
+                     help: the tokenizer and the model do not belong together",
+                    doc.row
+                );
+                return Err(Failure(Exit::BadData, text).into());
+            }
+        }
         Ok(batch)
     }
 
@@ -145,11 +156,12 @@ impl Prepared {
     fn probe_template(&mut self) {
         let n = self.dataset.len();
         let rows = (0..PROBED_ROWS.min(n)).map(|i| i * n / PROBED_ROWS.min(n));
-        let broken = rows.filter_map(|row| match self.dataset.sample(row) {
+        let mut broken = rows.filter_map(|row| match self.dataset.sample(row) {
             Ok(Sample::Chat(conversation)) => self.encoder.check_prefix(&conversation, row).err(),
             _ => None, // other shapes have no prompt; a malformed row is the stream's to report
         });
-        if let Some(error) = broken.take(1).next() {
+        let is_difference = |error: &EncodeError| matches!(error, EncodeError::PrefixBroken { .. });
+        if let Some(error) = broken.find(is_difference) {
             self.warnings.push(format!("training text and prompt differ: {error}"));
         }
     }

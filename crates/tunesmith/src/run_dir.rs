@@ -5,12 +5,20 @@ use anyhow::{Context, Result};
 use std::{
     fs::{self, File, TryLockError},
     io::{Read, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-/// A run directory that this process owns until it ends.
+/// Names the owner of a run directory.
+const LOCK: &str = ".lock";
+/// What is there before the first file of a run is: the lock, and that file while it is written.
+const BEGINNINGS: [&str; 2] = [LOCK, ".recipe.toml.tmp"];
+
+/// A run directory that this process owns until it ends. Where nothing was written, nothing is left behind.
 pub(crate) struct RunDir {
     root: PathBuf,
+    /// Whether this process made the directory.
+    made: bool,
     _lock: File,
 }
 
@@ -25,12 +33,14 @@ impl RunDir {
             None => choose(Path::new("runs"), name, resume),
         };
         let holds_a_run = root.join("recipe.toml").exists() || root.join("checkpoints").exists();
-        let foreign = root.is_dir()
-            && !holds_a_run
-            && fs::read_dir(&root).is_ok_and(|mut d| d.next().is_some());
+        let foreign = !holds_a_run && !is_blank(&root);
         if foreign || (holds_a_run && !resume) {
-            let what = if foreign { "holds other files" } else { "holds a run" };
-            let help = "continue it with --resume, or choose another place with --out";
+            let (what, help) = match foreign {
+                true => ("holds other files", "choose another place with --out"),
+                false => {
+                    ("holds a run", "continue it with --resume, or choose another place with --out")
+                }
+            };
             let text = format!("{}: the directory already {what}\nhelp: {help}", root.display());
             return Err(Failure(Exit::CannotCreate, text).into());
         }
@@ -40,9 +50,11 @@ impl RunDir {
                 format!("{}: {e}\nhelp: choose another place with --out", root.display()),
             )
         };
+        let made = !root.exists();
         fs::create_dir_all(&root).map_err(cannot)?;
         let lock = lock(&root)?;
-        Ok(Self { root, _lock: lock })
+        remove_leftovers(&root).map_err(cannot)?;
+        Ok(Self { root, made, _lock: lock })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -61,6 +73,17 @@ impl RunDir {
         self.root.join("final")
     }
 
+    /// Removes a file, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        let path = self.file(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| path.display().to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a small file whole or not at all.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
         let (target, staging) = (self.file(name), self.file(&format!(".{name}.tmp")));
@@ -74,6 +97,37 @@ impl RunDir {
     }
 }
 
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if is_blank(&self.root) {
+            // Whoever failed before the first file has told a better error than these could.
+            for name in BEGINNINGS {
+                let _ = fs::remove_file(self.file(name));
+            }
+            if self.made {
+                let _ = fs::remove_dir(&self.root);
+            }
+        }
+    }
+}
+
+/// Whether a directory holds nothing that a run made or another program put there; one that is not there is blank too.
+fn is_blank(root: &Path) -> bool {
+    let mut entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.all(|entry| BEGINNINGS.iter().any(|name| entry.file_name() == *name))
+}
+
+/// Removes what a killed owner was writing: nothing reads it.
+fn remove_leftovers(root: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("final.tmp-") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// `runs/<name>`, numbered from the second on.
 fn choose(parent: &Path, name: &str, resume: bool) -> PathBuf {
     let numbered =
@@ -84,7 +138,7 @@ fn choose(parent: &Path, name: &str, resume: bool) -> PathBuf {
 
 /// Takes the lock of a run directory, or says who has it. The system drops it when the process ends, however it ends.
 fn lock(root: &Path) -> Result<File, Failure> {
-    let path = root.join(".lock");
+    let path = root.join(LOCK);
     let mut file =
         File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(
             |e| {
@@ -94,6 +148,8 @@ fn lock(root: &Path) -> Result<File, Failure> {
             },
         )?;
     match file.try_lock() {
+        // An owner that wrote nothing removed the file after we had opened it.
+        Ok(()) if inode(fs::metadata(&path)) != inode(file.metadata()) => return lock(root),
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut owner = String::new();
@@ -106,7 +162,10 @@ fn lock(root: &Path) -> Result<File, Failure> {
             return Err(Failure(Exit::CannotCreate, text));
         }
         Err(TryLockError::Error(e)) => {
-            return Err(Failure(Exit::CannotCreate, format!("{}: cannot be locked: {e}", path.display())));
+            return Err(Failure(
+                Exit::CannotCreate,
+                format!("{}: cannot be locked: {e}", path.display()),
+            ));
         }
     }
     let machine = tunesmith_report::Machine::read();
@@ -118,4 +177,8 @@ fn lock(root: &Path) -> Result<File, Failure> {
         .and_then(|()| file.write_all(owner.as_bytes()));
     said.map_err(|e| Failure(Exit::CannotCreate, format!("{}: {e}", path.display())))?;
     Ok(file)
+}
+
+fn inode(metadata: std::io::Result<fs::Metadata>) -> Option<u64> {
+    metadata.ok().map(|metadata| metadata.ino())
 }

@@ -24,18 +24,10 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     if !rows.is_sound() {
         return Err(Failure(Exit::BadData, rows.to_string()).into());
     }
-    let Some(batch) = prepared.first_batch()? else {
+    let Some(batch) = prepared.first_batch(config.vocab_size)? else {
         let text = "not one row gives a batch\nhelp: look at them with `tunesmith data show`";
         return Err(Failure(Exit::BadData, text.into()).into());
     };
-    if let Some(&id) = batch.tokens.iter().find(|&&id| i64::from(id) >= config.vocab_size) {
-        let text = format!(
-            "token id {id} is outside the model's vocabulary of {}\n\
-             help: the tokenizer and the model do not belong together",
-            config.vocab_size
-        );
-        return Err(Failure(Exit::BadData, text).into());
-    }
     let documents = report::documents(&batch, &prepared.encoder);
     print_documents(&documents[..documents.len().min(SHOWN_DOCUMENTS)])?;
 

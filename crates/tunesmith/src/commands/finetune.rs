@@ -5,6 +5,7 @@ use crate::{
     exit::{Exit, Failure},
     load,
     prepare::Prepared,
+    recipe::Recipe,
     report::{self, Facts},
     run_dir::RunDir,
     samples,
@@ -38,18 +39,11 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let steps = prepared.recipe.train.max_steps;
     if let Some(checkpoint) = &checkpoint {
         refuse_changes(&checkpoint.state.extra["identity"], &identity, dir.root())?;
-        let done =
-            steps > 0 && checkpoint.state.step >= steps || steps == 0 && dir.final_model().exists();
-        if done && dir.final_model().exists() {
-            tracing::info!(
-                "{}: already finished at step {}",
-                dir.root().display(),
-                checkpoint.state.step
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
     }
-    dir.write("recipe.toml", &prepared.layers.to_toml(&header(&prepared)))?;
+    if is_finished(&dir, checkpoint.as_ref().map(|c| &c.state), &prepared.recipe)? {
+        tracing::info!("{}: already finished", dir.root().display());
+        return Ok(ExitCode::SUCCESS);
+    }
 
     let recipe = &prepared.recipe;
     let device = load::device(recipe.model.device)?;
@@ -64,8 +58,13 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         checkpoint.restore(&model, &mut optimizer)?;
         state = checkpoint.state.clone();
         tracing::info!("resuming after step {}", state.step);
+    } else if args.resume {
+        tracing::info!("{}: no checkpoint yet, starting at step 0", dir.root().display());
     }
-    let first_batch = prepared.first_batch()?;
+    let first_batch = prepared.first_batch(model.config.vocab_size)?;
+    // Every input has been read: from here on the directory holds a run, and one that is not finished.
+    dir.remove("report.html")?;
+    dir.write("recipe.toml", &prepared.layers.to_toml(&header(&prepared)))?;
     if let Some(ledger) = state.extra.get("ledger").cloned() {
         prepared.stream.restore(serde_json::from_value::<Ledger>(ledger)?)?;
     }
@@ -79,18 +78,23 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
 
     // From here on the trainer holds the stream; its ledger is watched from outside.
     let ledger = prepared.stream.watch_ledger();
-    let resumed = state.step;
+    let (resumed, tokens_before) = (state.step, state.num_tokens);
     let progress_at = |step: u64, epoch: f64| match steps {
         0 => epoch / prepared.recipe.train.epochs as f64,
         steps => step as f64 / steps as f64,
     };
-    let mut log = Log::open(&dir, resumed, progress_at(resumed, prepared.stream.epoch()))?;
+    let progress = Progress::stderr(progress_at(resumed, prepared.stream.epoch()));
+    let mut log = Log::open(&dir, resumed, tokens_before, progress)?;
     let mut on_event = |event: Event<'_>| -> Result<(), SourceError> {
         match event {
             Event::Step(step) => log.step(step, steps, progress_at(step.step, step.epoch))?,
             Event::Evaluated(step, evaluation) => log.evaluated(step, evaluation)?,
-            Event::Saving(state) => state.extra = json!({"identity": identity, "ledger": ledger()}),
-            Event::Saved(path) => log.saved(path)?,
+            Event::Saving(state) => {
+                // What a resumed run builds on is on disk before its checkpoint is.
+                log.metrics.sync()?;
+                state.extra = json!({"identity": identity, "ledger": ledger()});
+            }
+            Event::Saved(path) => tracing::debug!("saved {}", path.display()),
         }
         Ok(())
     };
@@ -167,6 +171,30 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(stop)
+}
+
+/// Whether there is nothing left to do: the report, written last, is there, and the recipe asks for no further step.
+fn is_finished(dir: &RunDir, state: Option<&RunState>, recipe: &Recipe) -> Result<bool> {
+    if !dir.file("report.html").exists() {
+        return Ok(false);
+    }
+    let Some(state) = state else {
+        // It was told to keep no checkpoint. Nothing can be added to it, and it must not start again in silence.
+        let path = dir.file("recipe.toml");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        if toml::from_str::<Recipe>(&text).is_ok_and(|finished| finished == *recipe) {
+            return Ok(true);
+        }
+        let text = format!(
+            "{}: the run is finished and kept no checkpoint to continue from\nhelp: choose another place with --out",
+            dir.root().display()
+        );
+        return Err(Failure(Exit::BadConfig, text).into());
+    };
+    Ok(match recipe.train.max_steps {
+        0 => state.cursor.epoch >= recipe.train.epochs,
+        steps => state.step >= steps,
+    })
 }
 
 /// What must not change between a checkpoint and its continuation.
@@ -248,14 +276,14 @@ struct Log {
 }
 
 impl Log {
-    fn open(dir: &RunDir, resumed: u64, progress: f64) -> Result<Self> {
+    /// Goes on after step `resumed`; what a run that was killed logged of later steps is cut off.
+    fn open(dir: &RunDir, resumed: u64, tokens_before: u64, progress: Progress) -> Result<Self> {
         let (path, board) = (dir.file("metrics.jsonl"), dir.file("tensorboard"));
-        let (metrics, events) = match resumed {
-            0 => (MetricsLog::create(&path)?, EventWriter::create(&board)?),
-            step => (MetricsLog::resume(&path, step)?, EventWriter::resume(&board, step)?),
+        let events = match board.exists() {
+            true => EventWriter::resume(&board, resumed)?,
+            false => EventWriter::create(&board)?,
         };
-        let progress = Progress::stderr(progress);
-        Ok(Self { metrics, events, progress, tokens_before: 0 })
+        Ok(Self { metrics: MetricsLog::resume(&path, resumed)?, events, progress, tokens_before })
     }
 
     fn step(&mut self, step: &StepRecord, n_steps: u64, progress: f64) -> Result<(), SourceError> {
@@ -297,13 +325,6 @@ impl Log {
             "step {step}  eval_loss {}",
             tunesmith_report::format::loss(evaluation.loss)
         ));
-        Ok(())
-    }
-
-    /// What a resumed run builds on must be on disk when its checkpoint is.
-    fn saved(&mut self, path: &Path) -> Result<(), SourceError> {
-        self.metrics.sync()?;
-        tracing::debug!("saved {}", path.display());
         Ok(())
     }
 

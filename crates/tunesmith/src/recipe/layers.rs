@@ -112,7 +112,8 @@ impl Layers {
                 Value::Integer(_) => "a whole number of at least 0",
                 Value::Boolean(_) => "true or false",
                 Value::Array(_) => "a list of strings",
-                _ => reason.as_str(),
+                // serde's `unknown variant …, expected …`
+                _ => reason.split_once("expected ").map_or(reason.as_str(), |(_, names)| names),
             };
             let problem = format!("`{key}`: expected {expected}, found {value}");
             return Err(ConfigError::new(origin.to_string(), problem, ""));
