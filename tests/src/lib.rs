@@ -2,6 +2,10 @@
 //!
 //! The expected numbers lie in `tests/golden`, whose README says which Python made them.
 
+mod place;
+
+pub use place::{Place, Ran, binary};
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};

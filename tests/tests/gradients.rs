@@ -1,4 +1,6 @@
 //! The gradient of one ragged batch, per parameter, against PyTorch's, and against itself in other splits.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+#![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};

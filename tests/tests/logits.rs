@@ -1,4 +1,6 @@
 //! Logits and mean NLL against transformers, fp32: small random models of every family and form, and real ones.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+#![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use tch::Tensor;
 use tunesmith_model::{Config, KvCache, Ragged, TensorFile, Transformer};

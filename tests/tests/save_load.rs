@@ -2,6 +2,7 @@
 //!
 //! The saved directories stay under the target directory's `tmp/saved`, where `tests/golden/saved.py` proves that
 //! transformers loads them unchanged.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use serde_json::Value;
 use std::collections::BTreeMap;

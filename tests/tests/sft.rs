@@ -1,4 +1,5 @@
 //! Ten SFT steps against a plain transformers + `torch.optim.AdamW` loop on the same batches, fp32.
+#![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use serde_json::Value;
 use std::collections::BTreeMap;
