@@ -240,3 +240,25 @@ fn a_damaged_checkpoint_falls_back_and_never_to_the_start() {
         assert_eq!(metrics, place.bytes("x/metrics.jsonl"), "{attempt} attempt starts nothing");
     }
 }
+
+#[test]
+fn a_disk_that_fills_up_costs_nothing_that_was_saved() {
+    let place = place();
+    let train = format!("{TRAIN} --set schedule.decay=constant --save-every 2");
+    place.ok(&format!("{train} --max-steps 8 --out whole"));
+    place.ok(&format!("{train} --max-steps 4 --out x"));
+    // Files may not grow beyond 100 KiB: the weights fit, the optimizer's state does not.
+    let line = format!("{} {train} --max-steps 8 --out x --resume", binary().display());
+    let limited = format!("trap '' XFSZ; ulimit -f 200; exec {line}");
+    let mut shell = std::process::Command::new("sh");
+    for (name, value) in place.command("").get_envs() {
+        value.map(|value| shell.env(name, value));
+    }
+    let output = shell.arg("-c").arg(limited).current_dir(place.path("")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(74), "{stderr}");
+    assert!(stderr.contains("optimizer.safetensors: File too large"), "{stderr}");
+    assert_eq!(place.names("x/checkpoints"), ["step-000000002", "step-000000004"]);
+    place.ok(&format!("{train} --max-steps 8 --out x --resume"));
+    assert_same(&place, "whole", "x");
+}

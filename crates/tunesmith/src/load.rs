@@ -6,7 +6,7 @@ use crate::{
     locate,
     recipe::{DeviceName, Dtype},
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::{path::Path, sync::Arc};
 use tch::{Device, Kind};
 use tunesmith_model::{LoadOptions, Transformer};
@@ -26,7 +26,7 @@ pub(crate) fn encoder(
         return Ok(Encoder::without_tokenizer(knobs));
     }
     let tokenizer = Tokenizer::from_dir(dir)?;
-    let template = match Template::from_dir(dir)? {
+    let template = match Template::from_dir(dir).with_context(|| dir.display().to_string())? {
         Some(template) => template,
         None => Template::builtin(fallback.unwrap_or("chat"), special_tokens(dir)?)?,
     };

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
+use tunesmith_model::Config;
 use tunesmith_tokens::{Batch, BatchSource, EncodeError, Encoder, Sample};
 use tunesmith_train::TrainError;
 
@@ -27,6 +28,7 @@ pub(crate) struct Prepared {
     pub(crate) layers: Layers,
     pub(crate) data: LocatedData,
     pub(crate) model_dir: PathBuf,
+    pub(crate) config: Config,
     pub(crate) encoder: Arc<Encoder>,
     pub(crate) dataset: Arc<Dataset>,
     pub(crate) stream: Stream,
@@ -75,6 +77,7 @@ impl Prepared {
             warnings
                 .push(format!("{why}: {what}. This run shows the machinery, not a useful model."));
         }
+        let config = Config::from_dir(&model.dir)?;
         let knobs = &recipe.data;
         let encoder = Arc::new(load::encoder(
             &model.dir,
@@ -116,6 +119,7 @@ impl Prepared {
             layers,
             data,
             model_dir: model.dir,
+            config,
             encoder,
             dataset,
             stream,
@@ -127,8 +131,9 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// The first micro-batch, if its tokens are below `vocab_size`; the stream then stands where it stood.
-    pub(crate) fn first_batch(&mut self, vocab_size: i64) -> Result<Option<Batch>> {
+    /// The first micro-batch, if its tokens are the model's; the stream then stands where it stood.
+    pub(crate) fn first_batch(&mut self) -> Result<Option<Batch>> {
+        let vocab_size = self.config.vocab_size;
         let start = self.stream.cursor();
         let batch = self.stream.next().map_err(TrainError::Source)?;
         self.stream.seek(start).map_err(TrainError::Source)?;

@@ -9,7 +9,6 @@ use crate::{
 };
 use anyhow::Result;
 use std::{io::Write, process::ExitCode};
-use tunesmith_model::Config;
 use tunesmith_tokens::IGNORE;
 
 /// Errors of rows shown in full; the rest is counted.
@@ -19,12 +18,13 @@ const SHOWN_DOCUMENTS: usize = 3;
 
 pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let mut prepared = Prepared::new(args)?;
-    let config = Config::from_dir(&prepared.model_dir)?;
     let rows = prepared.dataset.check(SHOWN_ERRORS, Some(&prepared.encoder));
     if !rows.is_sound() {
-        return Err(Failure(Exit::BadData, rows.to_string()).into());
+        let text = rows.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text); // said once, by whoever prints it
+        return Err(Failure(Exit::BadData, text.to_owned()).into());
     }
-    let Some(batch) = prepared.first_batch(config.vocab_size)? else {
+    let Some(batch) = prepared.first_batch()? else {
         let text = "not one row gives a batch\nhelp: look at them with `tunesmith data show`";
         return Err(Failure(Exit::BadData, text.into()).into());
     };
@@ -34,7 +34,12 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let knobs = &prepared.recipe.data;
     let trained = batch.labels.iter().filter(|&&label| label != IGNORE).count();
-    writeln!(out, "model        {} ({})", prepared.model_dir.display(), config.architecture)?;
+    writeln!(
+        out,
+        "model        {} ({})",
+        prepared.model_dir.display(),
+        prepared.config.architecture
+    )?;
     writeln!(
         out,
         "data         {} rows of {}, all sound",

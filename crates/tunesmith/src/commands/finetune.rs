@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 use tunesmith_data::Ledger;
-use tunesmith_model::{Config, LoadOptions, Transformer};
+use tunesmith_model::{LoadOptions, Transformer};
 use tunesmith_report::{EventWriter, MetricsLog, Progress, Record, progress::Update, system};
 use tunesmith_tokens::{BatchSource, SourceError};
 use tunesmith_train::{
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let device = load::device(recipe.model.device)?;
     let options = LoadOptions { kind: recipe.model.dtype.kind(), device, trainable: true };
     let model = match recipe.model.from_scratch {
-        true => Transformer::fresh(Config::from_dir(&prepared.model_dir)?, recipe.seed, options),
+        true => Transformer::fresh(prepared.config.clone(), recipe.seed, options),
         false => Transformer::load(&prepared.model_dir, options)?,
     };
     let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     } else if args.resume {
         tracing::info!("{}: no checkpoint yet, starting at step 0", dir.root().display());
     }
-    let first_batch = prepared.first_batch(model.config.vocab_size)?;
+    let first_batch = prepared.first_batch()?;
     // Every input has been read: from here on the directory holds a run, and one that is not finished.
     dir.remove("report.html")?;
     dir.write("recipe.toml", &prepared.layers.to_toml(&header(&prepared)))?;

@@ -5,7 +5,7 @@ use crate::{
     exit::{Exit, Failure},
     load,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use std::{io::Write, path::Path, process::ExitCode};
 use tunesmith_sample::{SamplerKnobs, generate};
@@ -80,5 +80,5 @@ fn conversations(path: &Path) -> Result<Vec<Conversation>> {
         object => serde_json::from_value(object),
     };
     let conversations: Result<Vec<_>, _> = documents.into_iter().map(conversation).collect();
-    conversations.map_err(bad).with_context(|| "--messages".to_owned())
+    Ok(conversations.map_err(bad)?)
 }
