@@ -36,7 +36,7 @@ fn gradients(
         }
         loss += part.double_value(&[]);
     }
-    let take = |param: &std::sync::Arc<tunesmith_model::Param>| {
+    let take = |param: &std::rc::Rc<tunesmith_model::Param>| {
         (param.name.clone(), param.take_grad().expect("every parameter has a gradient"))
     };
     (loss, model.params().iter().map(take).collect())

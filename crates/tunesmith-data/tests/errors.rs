@@ -306,9 +306,13 @@ fn files() {
         rows.jsonl: expected parquet, or JSON rows in UTF-8, found gzip
         help: unpack it first: gunzip FILE"#]],
     );
-    check_file("rows.csv", "text\na\n", expect![[r#"
+    check_file(
+        "rows.csv",
+        "text\na\n",
+        expect![[r#"
         rows.csv: expected parquet, or JSON rows in UTF-8, found text that starts with `t`
-        help: put each row on a line of its own, e.g. {"text": "…"}"#]]);
+        help: put each row on a line of its own, e.g. {"text": "…"}"#]],
+    );
     let parquet = std::fs::read(golden("codec-none.parquet")).unwrap();
     check_file(
         "rows.parquet",

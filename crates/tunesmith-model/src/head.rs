@@ -4,7 +4,7 @@
 //! Shapes: R rows (tokens whose label is trained), C width, V vocabulary.
 
 use crate::param::Param;
-use std::sync::Arc;
+use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 /// Logits held at once, in elements: 64 MiB in fp32.
@@ -13,7 +13,7 @@ const CHUNK_ELEMENTS: i64 = 1 << 24;
 /// The output projection; tied to the embedding where the model says so.
 #[derive(Debug)]
 pub struct Head {
-    weight: Arc<Param>, // (V, C)
+    weight: Rc<Param>, // (V, C)
 }
 
 /// What the model thinks of given tokens.
@@ -26,7 +26,7 @@ pub struct TokenScores {
 }
 
 impl Head {
-    pub(crate) fn new(weight: Arc<Param>) -> Self {
+    pub(crate) fn new(weight: Rc<Param>) -> Self {
         Self { weight }
     }
 

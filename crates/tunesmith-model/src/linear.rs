@@ -1,14 +1,14 @@
 //! A linear layer: y = x Wᵀ + b. Adapters and quantised storage will be properties of this type.
 
 use crate::param::{Init, Param, Spec, Supply};
-use std::sync::Arc;
+use std::rc::Rc;
 use tch::Tensor;
 
 /// A projection, stored `[out, in]`, or `[in, out]` where the checkpoint has it so (GPT-2's Conv1D).
 #[derive(Debug)]
 pub(crate) struct Linear {
-    weight: Arc<Param>,
-    bias: Option<Arc<Param>>,
+    weight: Rc<Param>,
+    bias: Option<Rc<Param>>,
     transposed: bool,
 }
 

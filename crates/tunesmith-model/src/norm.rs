@@ -4,7 +4,7 @@ use crate::{
     config,
     param::{Init, Param, Spec, Supply},
 };
-use std::sync::Arc;
+use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 /// RMSNorm or LayerNorm over the last dimension.
@@ -12,8 +12,8 @@ use tch::{Kind, Tensor};
 pub(crate) struct Norm {
     kind: config::Norm,
     size: i64,
-    weight: Arc<Param>,
-    bias: Option<Arc<Param>>,
+    weight: Rc<Param>,
+    bias: Option<Rc<Param>>,
 }
 
 impl Norm {

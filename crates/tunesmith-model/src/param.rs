@@ -1,6 +1,6 @@
 //! A weight: its checkpoint name, its tensor, and how it is made when no checkpoint has it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{cell::RefCell, rc::Rc};
 use tch::{Kind, Tensor};
 
 /// A trainable or frozen tensor under exactly its checkpoint name, with the gradient of the current step.
@@ -10,16 +10,16 @@ pub struct Param {
     pub name: String,
     /// The value; a leaf of the autograd graph. The optimizer changes it in place.
     pub tensor: Tensor,
-    main_grad: Mutex<Option<Tensor>>,
+    main_grad: RefCell<Option<Tensor>>,
 }
 
 impl Param {
     /// A parameter that takes part in training iff `trainable`.
-    pub fn new(name: String, tensor: Tensor, trainable: bool) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(name: String, tensor: Tensor, trainable: bool) -> Rc<Self> {
+        Rc::new(Self {
             name,
             tensor: tensor.set_requires_grad(trainable),
-            main_grad: Mutex::new(None),
+            main_grad: RefCell::new(None),
         })
     }
 
@@ -30,16 +30,15 @@ impl Param {
 
     /// Adds `grad` to this step's gradient, in fp32: micro-batches of a bf16 model would lose what is small.
     pub fn accumulate(&self, grad: &Tensor) {
-        let mut main_grad = self.main_grad.lock().unwrap_or_else(PoisonError::into_inner);
-        match main_grad.as_mut() {
+        match &mut *self.main_grad.borrow_mut() {
             Some(sum) => _ = sum.g_add_(&grad.to_kind(Kind::Float)),
-            None => *main_grad = Some(grad.to_kind(Kind::Float)),
+            none => *none = Some(grad.to_kind(Kind::Float)),
         }
     }
 
     /// Takes this step's gradient; `None` where none arrived.
     pub fn take_grad(&self) -> Option<Tensor> {
-        self.main_grad.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.main_grad.take()
     }
 }
 
@@ -69,4 +68,4 @@ pub(crate) enum Init {
 }
 
 /// Gives a model its parameters, one per call.
-pub(crate) type Supply<'a> = dyn FnMut(Spec) -> Arc<Param> + 'a;
+pub(crate) type Supply<'a> = dyn FnMut(Spec) -> Rc<Param> + 'a;

@@ -12,7 +12,7 @@ use crate::{
     param::{Init, Param, Spec, Supply},
     rope::{Rope, Rotation},
 };
-use std::sync::Arc;
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 /// A model in memory.
@@ -20,9 +20,9 @@ use tch::{Device, Kind, Tensor};
 pub struct Transformer {
     /// What it is.
     pub config: Config,
-    params: Vec<Arc<Param>>,
-    embed: Arc<Param>,
-    position: Option<Arc<Param>>,
+    params: Vec<Rc<Param>>,
+    embed: Rc<Param>,
+    position: Option<Rc<Param>>,
     rope: Option<Rope>,
     blocks: Vec<Block>,
     norm: Norm,
@@ -53,7 +53,7 @@ impl Block {
 impl Transformer {
     /// Builds the model that `config` describes out of the parameters that `supply` gives.
     pub(crate) fn build(config: Config, device: Device, supply: &mut Supply) -> Self {
-        let mut params: Vec<Arc<Param>> = Vec::new();
+        let mut params: Vec<Rc<Param>> = Vec::new();
         let mut supply = |spec: Spec| {
             let param = supply(spec);
             params.push(param.clone());
@@ -119,7 +119,7 @@ impl Transformer {
     }
 
     /// All parameters, in the order of the architecture; a tied head appears once, as the embedding.
-    pub fn params(&self) -> &[Arc<Param>] {
+    pub fn params(&self) -> &[Rc<Param>] {
         &self.params
     }
 

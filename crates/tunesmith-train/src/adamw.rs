@@ -2,7 +2,7 @@
 
 use crate::TrainError;
 use serde::{Deserialize, Serialize};
-use std::{path::Path, sync::Arc};
+use std::{path::Path, rc::Rc};
 use tch::{Kind, Tensor};
 use tunesmith_model::{Param, TensorFile, write_tensors};
 
@@ -36,7 +36,7 @@ pub struct AdamW {
 }
 
 struct Slot {
-    param: Arc<Param>,
+    param: Rc<Param>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     master: Option<Tensor>, // fp32 copy of a parameter that is not
@@ -51,8 +51,8 @@ pub struct Gradients {
 
 impl AdamW {
     /// Zero moments for every trainable parameter of `params`.
-    pub fn new(knobs: AdamWKnobs, params: &[Arc<Param>]) -> Self {
-        let slot = |param: &Arc<Param>| {
+    pub fn new(knobs: AdamWKnobs, params: &[Rc<Param>]) -> Self {
+        let slot = |param: &Rc<Param>| {
             let zeros = || param.tensor.zeros_like().to_kind(Kind::Float).detach();
             let master = (param.tensor.kind() != Kind::Float)
                 .then(|| param.tensor.detach().to_kind(Kind::Float));

@@ -10,6 +10,7 @@ mod recipe;
 mod report;
 mod run_dir;
 mod samples;
+mod threads;
 
 use clap::Parser;
 use cli::{Cli, Command, DataCommand};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr(cli.verbose);
+    threads::settle();
     let result = match cli.command {
         Command::Finetune(args) => commands::finetune::run(&args),
         Command::Check(args) => commands::check::run(&args),

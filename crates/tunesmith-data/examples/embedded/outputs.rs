@@ -36,9 +36,14 @@ pub(crate) fn data_files(
     ])
 }
 
-/// The pre-training corpus.
+/// Documents of one row of the corpus: about 450 tokens, so that a row nearly fills a pack of 512.
+const DOCUMENTS_PER_ROW: usize = 4;
+
+/// The pre-training corpus: rows of several documents, one after the other, each ended by `<|endoftext|>`.
 pub(crate) fn corpus(world: &World) -> String {
-    lines((0..N_DOCUMENTS).map(|number| json!({"text": document(world, number)})))
+    let documents: Vec<String> = (0..N_DOCUMENTS).map(|number| document(world, number)).collect();
+    let rows = documents.chunks(DOCUMENTS_PER_ROW);
+    lines(rows.map(|row| json!({"text": row.join("<|endoftext|>")})))
 }
 
 /// Held-out questions with what a right answer contains: `{"messages": […], "want": …}`.

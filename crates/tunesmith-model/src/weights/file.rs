@@ -138,7 +138,10 @@ pub fn write_tensors<'a>(
             ModelError::Io { path: path.into(), source }
         }
         other => ModelError::BadWeights { path: path.into(), reason: other.to_string() },
-    })
+    })?;
+    // The crate leaves the rights of a temporary file, readable by its owner alone.
+    let rights = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(path, rights).map_err(ModelError::io(path))
 }
 
 /// A tensor whose bytes are copied to the host only while it is written.

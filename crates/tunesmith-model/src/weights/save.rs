@@ -46,7 +46,9 @@ impl Transformer {
         for name in COMPANIONS {
             let source = origin.join(name);
             if source.exists() {
-                std::fs::copy(&source, dir.join(name)).map_err(ModelError::io(source))?;
+                // Contents alone: a read-only original must not make the copy read-only.
+                let bytes = std::fs::read(&source).map_err(ModelError::io(source))?;
+                std::fs::write(dir.join(name), bytes).map_err(ModelError::io(dir.join(name)))?;
             }
         }
         Ok(())
