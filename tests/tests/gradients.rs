@@ -32,12 +32,12 @@ fn gradients(
         for (param, grad) in
             model.params().iter().zip(Tensor::run_backward(&[&part], &leaves, false, false))
         {
-            param.accumulate(&grad);
+            param.main_grad().accumulate(&grad);
         }
         loss += part.double_value(&[]);
     }
     let take = |param: &std::rc::Rc<tunesmith_model::Param>| {
-        (param.name.clone(), param.take_grad().expect("every parameter has a gradient"))
+        (param.name.clone(), param.main_grad().take().expect("every parameter has a gradient"))
     };
     (loss, model.params().iter().map(take).collect())
 }

@@ -107,6 +107,9 @@ char *tunesmith_attach_node(const char *label, at::Tensor *const *inputs, int64_
     node->drop = drop;
     node->n_inputs = n_inputs;
     node->label = label;
+    for (int64_t i = 0; i < n_outputs; i++)
+      TORCH_CHECK(!outputs[i]->requires_grad(), label, ": output ", i,
+                  " already has a history; compute it without gradient tracking");
     if (!torch::autograd::compute_requires_grad(ins)) return; // node dies here and drops the closure
     node->set_next_edges(torch::autograd::collect_next_edges(ins));
     for (int64_t i = 0; i < n_outputs; i++) torch::autograd::set_history(*outputs[i], node);

@@ -157,6 +157,24 @@ mod tests {
     }
 
     #[test]
+    fn output_with_a_history_is_an_error() {
+        let held = std::sync::Arc::new(());
+        let x = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let (free, tracked) = (tch::no_grad(|| &x + 1.0), &x + 1.0);
+        let closure = {
+            let held = held.clone();
+            move |_: &[Option<Tensor>]| {
+                drop(held);
+                vec![None]
+            }
+        };
+        let error = attach_node(c"twice", &[&x], &[&free, &tracked], closure).unwrap_err();
+        assert!(error.to_string().contains("twice: output 1 already has a history"), "{error}");
+        assert!(!free.requires_grad(), "no output is touched");
+        assert_eq!(std::sync::Arc::strong_count(&held), 1, "the closure is dropped");
+    }
+
+    #[test]
     fn unused_closure_is_dropped() {
         let flag = std::sync::Arc::new(());
         let held = flag.clone();

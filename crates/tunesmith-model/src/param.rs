@@ -1,7 +1,8 @@
-//! A weight: its checkpoint name, its tensor, and how it is made when no checkpoint has it.
+//! A weight: its checkpoint name, its tensor, its gradient, and how it is made when no checkpoint has it.
 
-use std::{cell::RefCell, rc::Rc};
-use tch::{Kind, Tensor};
+use crate::MainGrad;
+use std::rc::Rc;
+use tch::Tensor;
 
 /// A trainable or frozen tensor under exactly its checkpoint name, with the gradient of the current step.
 #[derive(Debug)]
@@ -10,17 +11,14 @@ pub struct Param {
     pub name: String,
     /// The value; a leaf of the autograd graph. The optimizer changes it in place.
     pub tensor: Tensor,
-    main_grad: RefCell<Option<Tensor>>,
+    main_grad: MainGrad,
 }
 
 impl Param {
     /// A parameter that takes part in training iff `trainable`.
     pub fn new(name: String, tensor: Tensor, trainable: bool) -> Rc<Self> {
-        Rc::new(Self {
-            name,
-            tensor: tensor.set_requires_grad(trainable),
-            main_grad: RefCell::new(None),
-        })
+        let main_grad = MainGrad::of(&tensor);
+        Rc::new(Self { name, tensor: tensor.set_requires_grad(trainable), main_grad })
     }
 
     /// Whether gradients are computed for it.
@@ -28,17 +26,9 @@ impl Param {
         self.tensor.requires_grad()
     }
 
-    /// Adds `grad` to this step's gradient, in fp32: micro-batches of a bf16 model would lose what is small.
-    pub fn accumulate(&self, grad: &Tensor) {
-        match &mut *self.main_grad.borrow_mut() {
-            Some(sum) => _ = sum.g_add_(&grad.to_kind(Kind::Float)),
-            none => *none = Some(grad.to_kind(Kind::Float)),
-        }
-    }
-
-    /// Takes this step's gradient; `None` where none arrived.
-    pub fn take_grad(&self) -> Option<Tensor> {
-        self.main_grad.take()
+    /// This step's gradient: where every backward pass, autograd's or a node's own, adds its part.
+    pub fn main_grad(&self) -> &MainGrad {
+        &self.main_grad
     }
 }
 

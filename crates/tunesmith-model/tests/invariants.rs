@@ -8,7 +8,8 @@
 
 use std::path::PathBuf;
 use tch::{Device, IndexOp, Kind, Tensor};
-use tunesmith_model::{Config, KvCache, LoadOptions, Ragged, Transformer};
+use tunesmith_kernels::attach_node;
+use tunesmith_model::{Config, KvCache, LoadOptions, Param, Ragged, Transformer};
 
 const FP32: LoadOptions = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: false };
 
@@ -154,4 +155,39 @@ fn stories15m_reads_like_stories() {
         .argmax(-1, false)
         .int64_value(&[]);
     assert_eq!(best, 29892, "a comma follows");
+}
+
+/// A linear layer as one node: the gradient of its weight goes past autograd, straight into the parameter's sum.
+#[test]
+fn a_node_may_accumulate_its_weight_gradient_itself() {
+    fn randn(shape: [i64; 2]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+    tch::manual_seed(1);
+    let x = randn([5, 3]).set_requires_grad(true);
+    let weight = Param::new("weight".into(), randn([4, 3]), true);
+    let expected = {
+        let loss = x.linear(&weight.tensor, None::<&Tensor>).square().sum(Kind::Float);
+        Tensor::run_backward(&[&loss], &[&x, &weight.tensor], false, false)
+    };
+
+    for n_passes in [1, 2] {
+        for _ in 0..n_passes {
+            let y = tch::no_grad(|| x.linear(&weight.tensor, None::<&Tensor>));
+            let (input, value) = (x.detach(), weight.tensor.detach());
+            let main_grad = weight.main_grad().clone();
+            attach_node(c"linear", &[&x, &weight.tensor], &[&y], move |grads| {
+                let Some(grad) = &grads[0] else { return vec![None, None] };
+                main_grad.accumulate_with(|sum| _ = sum.addmm_(&grad.tr(), &input));
+                vec![Some(grad.matmul(&value)), None]
+            })
+            .unwrap();
+            let loss = y.square().sum(Kind::Float);
+            let found = Tensor::run_backward(&[&loss], &[&x, &weight.tensor], false, false);
+            close("input", &found[0], &expected[0]);
+            assert!(!found[1].defined(), "autograd has no gradient of the weight");
+        }
+        let sum = weight.main_grad().take().unwrap();
+        close("weight", &sum, &(&expected[1] * n_passes));
+    }
 }

@@ -65,7 +65,7 @@ impl AdamW {
     /// Takes what the backward passes of this step left in the parameters, and measures it.
     pub fn take_gradients(&self) -> Gradients {
         let grads: Vec<Option<Tensor>> =
-            self.slots.iter().map(|slot| slot.param.take_grad()).collect();
+            self.slots.iter().map(|slot| slot.param.main_grad().take()).collect();
         let square = |g: &Tensor| g.square().sum(Kind::Double).double_value(&[]);
         let norm = tch::no_grad(|| grads.iter().flatten().map(square).sum::<f64>()).sqrt();
         Gradients { grads, norm }
@@ -102,6 +102,11 @@ impl AdamW {
                 param.tensor.shallow_clone().copy_(master);
             }
         }
+    }
+
+    /// Updates made so far.
+    pub fn n_steps(&self) -> u64 {
+        self.step
     }
 
     /// Bytes that [`save`](Self::save) writes, but for the header.

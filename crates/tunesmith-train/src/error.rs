@@ -10,6 +10,9 @@ pub enum TrainError {
     /// The data failed.
     #[error("{0}")]
     Source(SourceError),
+    /// Whoever listens to the run could not write down what it was told.
+    #[error("{0}")]
+    Sink(SourceError),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -40,6 +43,15 @@ pub enum TrainError {
         /// Tokens of the step.
         n_tokens: usize,
     },
+    /// Not one token of the held-out rows gives a loss.
+    #[error(
+        "held-out rows: none of their {n_tokens} tokens is trained\n\
+         help: hold out other rows, or more; `tunesmith data show` prints the loss mask"
+    )]
+    NothingHeldOut {
+        /// Tokens of all held-out rows.
+        n_tokens: usize,
+    },
     /// The operating system refused.
     #[error("{path}: {source}")]
     Io {
@@ -67,6 +79,19 @@ pub enum TrainError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A checkpoint of a tunesmith that writes them differently. It is left as it is.
+    #[error(
+        "{path}: checkpoint format {found}, expected format {reads}\n\
+         help: resume with the tunesmith that wrote it, or start a new run with another `--out`"
+    )]
+    OtherFormat {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that this tunesmith reads and writes.
+        reads: u32,
     },
     /// libtorch failed.
     #[error("libtorch: {0}")]

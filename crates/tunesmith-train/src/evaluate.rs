@@ -1,6 +1,10 @@
 //! Evaluation on held-out rows: the objective without gradients, and without a logits tensor of the whole batch.
 
-use crate::{Objective, TrainError, forward::forward, trainer::merge};
+use crate::{
+    Objective, TrainError,
+    objective::{PerUnit, Unit, averages, merge},
+    step::forward,
+};
 use std::time::Instant;
 use tunesmith_model::Transformer;
 use tunesmith_tokens::{BatchSource, Cursor};
@@ -8,7 +12,7 @@ use tunesmith_tokens::{BatchSource, Cursor};
 /// The objective over all held-out rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// The loss per unit.
+    /// The loss, as if all held-out rows were one step.
     pub loss: f64,
     /// The objective's own metrics, averaged.
     pub metrics: Vec<(&'static str, f64)>,
@@ -19,7 +23,7 @@ pub struct Evaluation {
 /// Reads `source` from its start to its end.
 ///
 /// # Errors
-/// What the source or the model says; held-out rows without a single trained token.
+/// What the source or the model says; held-out rows that hold nothing the objective counts.
 pub fn evaluate(
     model: &Transformer,
     source: &mut dyn BatchSource,
@@ -28,17 +32,21 @@ pub fn evaluate(
     let _no_grad = tch::no_grad_guard();
     let started = Instant::now();
     source.seek(Cursor::default()).map_err(TrainError::Source)?;
-    let (mut loss, mut count, mut n_tokens, mut metrics) = (0.0, 0.0, 0, Vec::new());
+    let (mut sums, mut counts) = (PerUnit::default(), PerUnit::default());
+    let (mut n_tokens, mut metrics) = (0, Vec::new());
     while let Some(batch) = source.next().map_err(TrainError::Source)? {
         n_tokens += batch.len();
-        let Some(terms) = forward(model, &batch, objective)? else { continue };
-        loss += terms.sum.double_value(&[]);
-        count += objective.count(&batch);
+        Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(&batch)));
+        let terms = forward(model, objective, &batch)?;
+        for term in terms.terms {
+            sums.add(term.unit, term.weight * term.sum.double_value(&[]));
+        }
         merge(&mut metrics, terms.metrics);
     }
-    if count == 0.0 {
-        return Err(TrainError::NothingTrained { step: 0, n_tokens });
+    if counts.lacks(objective.units()) {
+        return Err(TrainError::NothingHeldOut { n_tokens });
     }
-    let metrics = metrics.into_iter().map(|m| (m.name, m.sum / m.count)).collect();
-    Ok(Evaluation { loss: loss / count, metrics, seconds: started.elapsed().as_secs_f64() })
+    let counted = Unit::ALL.into_iter().filter(|&unit| counts.get(unit) != 0.0);
+    let loss = counted.map(|unit| sums.get(unit) / counts.get(unit)).sum();
+    Ok(Evaluation { loss, metrics: averages(&metrics), seconds: started.elapsed().as_secs_f64() })
 }

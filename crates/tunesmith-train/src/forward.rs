@@ -1,28 +1,21 @@
-//! One micro-batch through the model: to the device, hidden states, and the head on the rows that give a loss.
+//! One micro-batch through the model: to the device, hidden states, and scores of the tokens that are trained.
 
-use crate::{Objective, TrainError, objective::Terms};
 use tch::{Device, Tensor};
-use tunesmith_model::{Ragged, Transformer};
+use tunesmith_model::{Ragged, TokenScores, Transformer};
 use tunesmith_tokens::{Batch, IGNORE};
 
-/// The terms of `batch` under `objective`; `None` where it has no trained token.
-pub(crate) fn forward(
-    model: &Transformer,
-    batch: &Batch,
-    objective: &dyn Objective,
-) -> Result<Option<Terms>, TrainError> {
+/// Scores of the trained labels of `batch`, in order, given the hidden states (N, C) of all its tokens.
+///
+/// Only rows whose label is trained meet the head.
+pub fn token_scores(model: &Transformer, hidden: &Tensor, batch: &Batch) -> TokenScores {
     let (rows, labels): (Vec<i64>, Vec<i64>) =
         (0i64..).zip(&batch.labels).filter(|&(_, &label)| label != IGNORE).unzip();
-    if rows.is_empty() {
-        return Ok(None);
+    let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(hidden.device());
+    let labels = to_device(&labels); // (R)
+    if rows.len() == batch.len() {
+        return model.head().score(hidden, &labels);
     }
-    let device = model.device();
-    let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-    let hidden = model.hidden(&ragged(batch, device), None)?; // (N, C)
-    let trained =
-        if rows.len() == batch.len() { hidden } else { hidden.index_select(0, &to_device(&rows)) }; // (R, C)
-    let scores = model.head().score(&trained, &to_device(&labels));
-    Ok(Some(objective.loss(&scores, batch)))
+    model.head().score(&hidden.index_select(0, &to_device(&rows)), &labels)
 }
 
 /// A batch as the model's input.

@@ -7,13 +7,15 @@ mod evaluate;
 mod forward;
 mod objective;
 mod schedule;
+mod step;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWKnobs, Gradients};
 pub use checkpoint::{Checkpoint, RunState, commit_dir, free_bytes, is_writable};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
-pub use forward::ragged;
-pub use objective::{Metric, Objective, Sft, Terms};
+pub use forward::{ragged, token_scores};
+pub use objective::{Metric, Objective, Sft, Term, Terms, Unit};
 pub use schedule::{Decay, Schedule};
+pub use step::{StepOutcome, step};
 pub use trainer::{Event, Outcome, Run, StepRecord, TrainKnobs, train};

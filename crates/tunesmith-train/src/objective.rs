@@ -1,33 +1,120 @@
-//! What a run minimises: a function from the model's token scores to a sum, and what that sum is counted in.
+//! What a run minimises: a function from hidden states to terms, each a sum and the unit it is counted in.
 //!
-//! A new objective is one file with one function. The trainer divides by the count of the whole optimizer step (all
-//! micro-batches, all ranks), so no objective ever averages by itself.
+//! ```text
+//! loss of a step = Σₖ weightₖ · Σ sumₖ / countₖ        k: the terms; Σ sumₖ and countₖ: over all micro-batches
+//! ```
+//!
+//! A new objective is one file with one function. The trainer divides by the counts of the whole optimizer step, so no
+//! objective ever averages by itself, and the gradient does not depend on how the step is split.
 
 mod sft;
 
 pub use sft::Sft;
 
+use crate::TrainError;
+use std::collections::BTreeMap;
 use tch::Tensor;
-use tunesmith_model::TokenScores;
-use tunesmith_tokens::Batch;
+use tunesmith_model::Transformer;
+use tunesmith_tokens::{Batch, IGNORE};
 
 /// A loss over batches.
 pub trait Objective {
-    /// How many units (trained tokens, pairs, sequences) `batch` contributes; known before any forward pass.
-    fn count(&self, batch: &Batch) -> f64;
+    /// The units of its terms. A micro-batch that holds none of them is not read by the model.
+    fn units(&self) -> &[Unit];
 
-    /// The sum of the losses of `batch`, a differentiable scalar, and sums of what is worth watching.
+    /// The terms of `batch`, given the model's hidden states (N, C) of its tokens.
     ///
-    /// `scores` holds one entry per trained label of the batch, in order.
-    fn loss(&self, scores: &TokenScores, batch: &Batch) -> Terms;
+    /// [`token_scores`](crate::token_scores) makes log-probabilities of them; a head of its own takes the rows it needs.
+    ///
+    /// # Errors
+    /// What the model says.
+    fn terms(
+        &self,
+        model: &Transformer,
+        hidden: &Tensor,
+        batch: &Batch,
+    ) -> Result<Terms, TrainError>;
 }
 
 /// What an objective makes of one micro-batch.
+#[derive(Debug, Default)]
 pub struct Terms {
-    /// Σ of the losses, a scalar in fp32 with its graph.
-    pub sum: Tensor,
-    /// Metrics under TRL's names: each a sum and the count to divide it by over the step.
+    /// The summands of the loss.
+    pub terms: Vec<Term>,
+    /// What is worth watching, under TRL's names.
     pub metrics: Vec<Metric>,
+}
+
+/// A summand of the loss: `weight` · `sum`, to be divided by the step's count of `unit`.
+#[derive(Debug)]
+pub struct Term {
+    /// What `sum` runs over.
+    pub unit: Unit,
+    /// Its share of the loss, the same in every micro-batch.
+    pub weight: f64,
+    /// Σ of the losses of the micro-batch, a scalar in fp32 with its graph.
+    pub sum: Tensor,
+}
+
+/// What a sum of losses is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Trained tokens, each as much as its weight.
+    Tokens,
+    /// Documents that have a label.
+    Docs,
+    /// Groups of two documents or more.
+    Pairs,
+}
+
+impl Unit {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Tokens, Self::Docs, Self::Pairs];
+
+    /// How many `batch` holds; known before any forward pass.
+    pub fn count(self, batch: &Batch) -> f64 {
+        match self {
+            Self::Tokens => match trained_weights(batch) {
+                Some(weights) => weights.iter().map(|&w| f64::from(w)).sum(),
+                None => batch.n_trained() as f64,
+            },
+            Self::Docs => batch.docs.iter().filter(|doc| doc.label.is_some()).count() as f64,
+            Self::Pairs => {
+                let mut sizes = BTreeMap::new();
+                for doc in &batch.docs {
+                    *sizes.entry(doc.group).or_insert(0) += 1;
+                }
+                sizes.values().filter(|&&size| size >= 2).count() as f64
+            }
+        }
+    }
+}
+
+/// One number per [`Unit`]: how many there are, or the sum of the losses counted in it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct PerUnit([f64; Unit::ALL.len()]);
+
+impl PerUnit {
+    pub(crate) fn count<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
+        let mut counts = Self::default();
+        for batch in batches {
+            Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(batch)));
+        }
+        counts
+    }
+
+    pub(crate) fn add(&mut self, unit: Unit, value: f64) {
+        self.0[unit as usize] += value;
+    }
+
+    pub(crate) fn get(&self, unit: Unit) -> f64 {
+        self.0[unit as usize]
+    }
+
+    /// Whether there is none of `units`.
+    pub(crate) fn lacks(&self, units: &[Unit]) -> bool {
+        units.iter().all(|&unit| self.get(unit) == 0.0)
+    }
 }
 
 /// A metric that is averaged over the step.
@@ -39,4 +126,54 @@ pub struct Metric {
     pub sum: f64,
     /// What to divide by.
     pub count: f64,
+}
+
+/// Adds the sums of a micro-batch to those of the step.
+pub(crate) fn merge(into: &mut Vec<Metric>, metrics: Vec<Metric>) {
+    for metric in metrics {
+        match into.iter_mut().find(|m| m.name == metric.name) {
+            Some(sum) => {
+                sum.sum += metric.sum;
+                sum.count += metric.count;
+            }
+            None => into.push(metric),
+        }
+    }
+}
+
+/// The metrics of a step, each divided by its own count.
+pub(crate) fn averages(metrics: &[Metric]) -> Vec<(&'static str, f64)> {
+    metrics.iter().map(|m| (m.name, m.sum / m.count)).collect()
+}
+
+/// Weights of the trained labels, in order; `None` where all are 1.
+fn trained_weights(batch: &Batch) -> Option<Vec<f32>> {
+    let weights = batch.weights.as_ref()?;
+    let trained = weights.iter().zip(&batch.labels).filter(|&(_, &label)| label != IGNORE);
+    Some(trained.map(|(&weight, _)| weight).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tunesmith_tokens::Doc;
+
+    #[test]
+    fn units_are_counted_as_they_are_defined() {
+        let doc = |start, group, label| Doc { start, row: 0, group, label };
+        let mut batch = Batch {
+            tokens: vec![1; 6],
+            labels: vec![1, IGNORE, 1, IGNORE, 1, IGNORE],
+            weights: None,
+            positions: vec![0, 1, 0, 1, 0, 1],
+            docs: vec![doc(0, 4, Some(0.0)), doc(2, 7, None), doc(4, 4, Some(1.0))],
+        };
+        let counts = |batch: &Batch| Unit::ALL.map(|unit| unit.count(batch));
+        assert_eq!(counts(&batch), [3.0, 2.0, 1.0]);
+        batch.weights = Some(vec![0.5, 9.0, 2.0, 9.0, 0.0, 9.0]);
+        assert_eq!(counts(&batch), [2.5, 2.0, 1.0]);
+        assert_eq!(PerUnit::count([&batch, &batch]), PerUnit([5.0, 4.0, 2.0]));
+        assert_eq!(counts(&Batch::default()), [0.0; 3]);
+        assert!(PerUnit::default().lacks(&Unit::ALL));
+    }
 }

@@ -3,8 +3,7 @@
 use crate::{
     AdamW, Checkpoint, Objective, RunState, Schedule, TrainError,
     evaluate::{self, Evaluation},
-    forward::forward,
-    objective::Metric,
+    step::{StepOutcome, step},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -12,7 +11,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
-use tch::Tensor;
 use tunesmith_model::Transformer;
 use tunesmith_tokens::{Batch, BatchSource, SourceError};
 
@@ -117,84 +115,71 @@ pub fn train(
     on_event: &mut dyn FnMut(Event<'_>) -> Result<(), SourceError>,
 ) -> Result<Outcome, TrainError> {
     let knobs = run.knobs;
-    let mut emit = |event: Event<'_>| on_event(event).map_err(TrainError::Source);
+    let mut emit = |event: Event<'_>| on_event(event).map_err(TrainError::Sink);
     run.source.seek(run.state.cursor).map_err(TrainError::Source)?;
     let mut saved_at = run.state.step;
 
     while knobs.max_steps == 0 || run.state.step < knobs.max_steps {
         let started = Instant::now();
-        let step = run.state.step + 1;
-        let progress = match knobs.max_steps {
-            0 => run.source.epoch() / knobs.epochs as f64,
-            max_steps => run.state.step as f64 / max_steps as f64,
+        let learning_rate = match knobs.max_steps {
+            0 => run.schedule.at(run.state.step, run.source.epoch() / knobs.epochs as f64),
+            max_steps => run.schedule.at_step(run.state.step, max_steps),
         };
-        let lr = run.schedule.at(run.state.step, progress);
-
         let batches = next_batches(run.source, knobs.accumulate)?;
         if batches.is_empty() {
             break;
         }
-        let n_tokens = batches.iter().map(Batch::len).sum();
-        // The whole step's count, before the first forward: the gradient does not depend on how the step is split.
-        let count: f64 = batches.iter().map(|batch| run.objective.count(batch)).sum();
-        if count == 0.0 {
-            return Err(TrainError::NothingTrained { step, n_tokens });
-        }
-        let (loss, metrics) = backward(run.model, &batches, run.objective, count)?;
-        let gradients = run.optimizer.take_gradients();
-        for (what, value) in [("loss", loss), ("grad_norm", gradients.norm)] {
-            if !value.is_finite() {
-                return Err(TrainError::NonFinite { step, what, value, rows: rows(&batches) });
-            }
-        }
-        let grad_norm = gradients.norm;
-        run.optimizer.step(gradients, lr);
+        let StepOutcome { loss, grad_norm, metrics } =
+            step(run.model, run.optimizer, run.objective, &batches, learning_rate)?;
 
-        run.state.step = step;
+        let n_tokens: usize = batches.iter().map(Batch::len).sum();
+        run.state.step += 1;
         run.state.cursor = run.source.cursor();
         run.state.num_tokens += n_tokens as u64;
         emit(Event::Step(&StepRecord {
-            step,
+            step: run.state.step,
             epoch: run.source.epoch(),
             loss,
             grad_norm,
-            learning_rate: lr,
+            learning_rate,
             num_tokens: run.state.num_tokens,
             tokens_per_second: n_tokens as f64 / started.elapsed().as_secs_f64(),
-            metrics: metrics.iter().map(|m| (m.name, m.sum / m.count)).collect(),
+            metrics,
         }))?;
 
         if let Some(held_out) = run.held_out.as_deref_mut()
-            && due(step, knobs.eval_every)
+            && due(run.state.step, knobs.eval_every)
         {
             let evaluation = evaluate::evaluate(run.model, held_out, run.objective)?;
-            emit(Event::Evaluated(step, &evaluation))?;
+            emit(Event::Evaluated(run.state.step, &evaluation))?;
         }
         let stopping = run.stop.load(Ordering::Relaxed);
-        let saved = match run.checkpoints {
-            Some(root) if stopping || due(step, knobs.save_every) => {
-                emit(Event::Saving(&mut run.state))?;
-                let dir = Checkpoint::save(root, knobs.keep, &run.state, run.model, run.optimizer)?;
-                emit(Event::Saved(&dir))?;
-                saved_at = step;
-                Some(dir)
-            }
-            _ => None,
-        };
+        let mut saved = None;
+        if stopping || due(run.state.step, knobs.save_every) {
+            saved = save(&mut run, &mut emit)?;
+            saved_at = run.state.step;
+        }
         if stopping {
             return Ok(Outcome::Stopped(run.state, saved));
         }
     }
     // The end of a run is a checkpoint too: a longer `--max-steps` can continue it.
-    if let Some(root) = run.checkpoints
-        && knobs.save_every > 0
-        && saved_at < run.state.step
-    {
-        emit(Event::Saving(&mut run.state))?;
-        let dir = Checkpoint::save(root, knobs.keep, &run.state, run.model, run.optimizer)?;
-        emit(Event::Saved(&dir))?;
+    if knobs.save_every > 0 && saved_at < run.state.step {
+        save(&mut run, &mut emit)?;
     }
     Ok(Outcome::Done(run.state))
+}
+
+/// Commits a checkpoint, if there is a place for it, and says where.
+fn save(
+    run: &mut Run<'_>,
+    emit: &mut dyn FnMut(Event<'_>) -> Result<(), TrainError>,
+) -> Result<Option<PathBuf>, TrainError> {
+    let Some(root) = run.checkpoints else { return Ok(None) };
+    emit(Event::Saving(&mut run.state))?;
+    let dir = Checkpoint::save(root, run.knobs.keep, &run.state, run.model, run.optimizer)?;
+    emit(Event::Saved(&dir))?;
+    Ok(Some(dir))
 }
 
 fn due(step: u64, every: u64) -> bool {
@@ -211,47 +196,4 @@ fn next_batches(source: &mut dyn BatchSource, accumulate: usize) -> Result<Vec<B
         }
     }
     Ok(batches)
-}
-
-/// Leaves the gradient of Σ loss / `count` in the parameters; returns that loss, and the metrics' sums.
-fn backward(
-    model: &Transformer,
-    batches: &[Batch],
-    objective: &dyn Objective,
-    count: f64,
-) -> Result<(f64, Vec<Metric>), TrainError> {
-    let trained: Vec<_> = model.params().iter().filter(|p| p.trainable()).collect();
-    let leaves: Vec<&Tensor> = trained.iter().map(|p| &p.tensor).collect();
-    let (mut loss, mut metrics) = (0.0, Vec::new());
-    for batch in batches {
-        let Some(terms) = forward(model, batch, objective)? else { continue };
-        let scaled = &terms.sum / count;
-        for (param, grad) in
-            trained.iter().zip(Tensor::f_run_backward(&[&scaled], &leaves, false, false)?)
-        {
-            if grad.defined() {
-                param.accumulate(&grad);
-            }
-        }
-        loss += scaled.double_value(&[]);
-        merge(&mut metrics, terms.metrics);
-    }
-    Ok((loss, metrics))
-}
-
-/// Adds the sums of a micro-batch to those of the step.
-pub(crate) fn merge(into: &mut Vec<Metric>, metrics: Vec<Metric>) {
-    for metric in metrics {
-        match into.iter_mut().find(|m| m.name == metric.name) {
-            Some(sum) => {
-                sum.sum += metric.sum;
-                sum.count += metric.count;
-            }
-            None => into.push(metric),
-        }
-    }
-}
-
-fn rows(batches: &[Batch]) -> Vec<u64> {
-    batches.iter().flat_map(|batch| batch.docs.iter().map(|doc| doc.row)).collect()
 }

@@ -88,13 +88,17 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<TrainError>() {
         return Some(match error {
-            // Data that failed, or a log that could not be written.
             TrainError::Source(source) => {
                 causes(source.as_ref()).find_map(of_cause).unwrap_or(Exit::BadData)
             }
             TrainError::Model(error) => of_model(error),
-            TrainError::NonFinite { .. } | TrainError::NothingTrained { .. } => Exit::BadData,
-            TrainError::Io { .. } | TrainError::BadCheckpoint { .. } => Exit::Io,
+            TrainError::NonFinite { .. }
+            | TrainError::NothingTrained { .. }
+            | TrainError::NothingHeldOut { .. } => Exit::BadData,
+            TrainError::Io { .. }
+            | TrainError::Sink(_)
+            | TrainError::BadCheckpoint { .. }
+            | TrainError::OtherFormat { .. } => Exit::Io,
             TrainError::NoSpace { .. } => Exit::CannotCreate,
             TrainError::Tch(_) => Exit::Internal,
         });

@@ -131,40 +131,55 @@ pub fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
 ) -> Result<(), ModelError> {
-    let views = tensors.into_iter().map(|(name, tensor)| (name, OnDisk::new(tensor)));
+    let bad = |reason: String| ModelError::BadWeights { path: path.into(), reason };
+    let views = tensors
+        .into_iter()
+        .map(|(name, tensor)| match dtype_of(tensor.kind()) {
+            Some(dtype) => Ok((name, OnDisk::new(tensor, dtype))),
+            None => Err(bad(format!("{name}: {:?} is not a dtype of weights", tensor.kind()))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(source) => {
             ModelError::Io { path: path.into(), source }
         }
-        other => ModelError::BadWeights { path: path.into(), reason: other.to_string() },
+        other => bad(other.to_string()),
     })?;
     // The crate leaves the rights of a temporary file, readable by its owner alone.
     let rights = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(path, rights).map_err(ModelError::io(path))
 }
 
+/// How a kind of tensor is stored; `None` for one that no weight has.
+fn dtype_of(kind: Kind) -> Option<Dtype> {
+    match kind {
+        Kind::Float => Some(Dtype::F32),
+        Kind::Half => Some(Dtype::F16),
+        Kind::BFloat16 => Some(Dtype::BF16),
+        Kind::Double => Some(Dtype::F64),
+        Kind::Int64 => Some(Dtype::I64),
+        _ => None,
+    }
+}
+
 /// A tensor whose bytes are copied to the host only while it is written.
 struct OnDisk<'a> {
     tensor: &'a Tensor,
+    dtype: Dtype,
     shape: Vec<usize>,
 }
 
 impl<'a> OnDisk<'a> {
-    fn new(tensor: &'a Tensor) -> Self {
-        Self { tensor, shape: tensor.size().into_iter().map(|n| n as usize).collect() }
+    fn new(tensor: &'a Tensor, dtype: Dtype) -> Self {
+        let shape = tensor.size().into_iter().map(|n| n as usize).collect();
+        Self { tensor, dtype, shape }
     }
 }
 
 impl View for OnDisk<'_> {
     fn dtype(&self) -> Dtype {
-        match self.tensor.kind() {
-            Kind::Half => Dtype::F16,
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Double => Dtype::F64,
-            Kind::Int64 => Dtype::I64,
-            _ => Dtype::F32, // `data` converts
-        }
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -172,17 +187,33 @@ impl View for OnDisk<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let kind = match self.dtype() {
-            Dtype::F32 => Kind::Float,
-            _ => self.tensor.kind(),
-        };
-        let host = self.tensor.detach().to_kind(kind).to_device(tch::Device::Cpu).contiguous();
+        let host = self.tensor.detach().to_device(tch::Device::Cpu).contiguous();
         let mut bytes = vec![0; self.data_len()];
         host.copy_data_u8(&mut bytes, host.numel());
         Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.numel() * self.dtype().bitsize() / 8
+        self.tensor.numel() * self.dtype.bitsize() / 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_no_dtype_is_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        for kind in [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Double, Kind::Int64] {
+            let tensor = Tensor::from_slice(&[1i64, -2, 3]).to_kind(kind);
+            write_tensors(&path, [("x".to_owned(), &tensor)]).unwrap();
+            let read = TensorFile::open(&path).unwrap().tensor("x").unwrap();
+            assert_eq!((read.kind(), read == tensor), (kind, true));
+        }
+        let tensor = Tensor::from_slice(&[1u8]);
+        let error = write_tensors(&path, [("mask".to_owned(), &tensor)]).unwrap_err().to_string();
+        assert!(error.contains("mask: Uint8 is not a dtype of weights"), "{error}");
     }
 }

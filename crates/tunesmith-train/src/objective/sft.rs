@@ -2,50 +2,39 @@
 //!
 //! loss = −Σ wᵢ ln p(yᵢ | y₍<ᵢ₎) / Σ wᵢ, over the trained tokens of the whole step; w is 1 unless a row says otherwise.
 
-use super::{Metric, Objective, Terms};
+use super::{Metric, Objective, Term, Terms, Unit, trained_weights};
+use crate::{TrainError, token_scores};
 use tch::{Kind, Tensor};
-use tunesmith_model::TokenScores;
-use tunesmith_tokens::{Batch, IGNORE};
+use tunesmith_model::Transformer;
+use tunesmith_tokens::Batch;
 
 /// Cross-entropy on trained tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sft;
 
 impl Objective for Sft {
-    fn count(&self, batch: &Batch) -> f64 {
-        match trained_weights(batch) {
-            Some(weights) => weights.iter().map(|&w| f64::from(w)).sum(),
-            None => batch.n_trained() as f64,
-        }
+    fn units(&self) -> &[Unit] {
+        &[Unit::Tokens]
     }
 
-    fn loss(&self, scores: &TokenScores, batch: &Batch) -> Terms {
-        let nll = -&scores.logprobs; // (R)
-        let sum = match trained_weights(batch) {
-            Some(weights) => (nll
-                * Tensor::from_slice(&weights).to_device(scores.logprobs.device()))
-            .sum(Kind::Float),
-            None => nll.sum(Kind::Float),
+    fn terms(
+        &self,
+        model: &Transformer,
+        hidden: &Tensor,
+        batch: &Batch,
+    ) -> Result<Terms, TrainError> {
+        let scores = token_scores(model, hidden, batch); // (R)
+        let nll = -&scores.logprobs;
+        let nll = match trained_weights(batch) {
+            Some(weights) => nll * Tensor::from_slice(&weights).to_device(hidden.device()),
+            None => nll,
         };
-        let correct = scores.correct.sum(Kind::Float).double_value(&[]);
         let accuracy = Metric {
             name: "mean_token_accuracy",
-            sum: correct,
+            sum: scores.correct.sum(Kind::Float).double_value(&[]),
             count: scores.correct.numel() as f64,
         };
-        Terms { sum, metrics: vec![accuracy] }
+        let term = Term { unit: Unit::Tokens, weight: 1.0, sum: nll.sum(Kind::Float) };
+        Ok(Terms { terms: vec![term], metrics: vec![accuracy] })
     }
-}
-
-/// Weights of the trained labels, in order; `None` where all are 1.
-fn trained_weights(batch: &Batch) -> Option<Vec<f32>> {
-    let weights = batch.weights.as_ref()?;
-    Some(
-        weights
-            .iter()
-            .zip(&batch.labels)
-            .filter(|&(_, &label)| label != IGNORE)
-            .map(|(&w, _)| w)
-            .collect(),
-    )
 }

@@ -1,0 +1,101 @@
+//! One optimizer step: count, forward and backward of every micro-batch, clip, update.
+
+use crate::{
+    AdamW, Objective, TrainError,
+    forward::ragged,
+    objective::{Metric, PerUnit, Terms, averages, merge},
+};
+use tch::Tensor;
+use tunesmith_model::Transformer;
+use tunesmith_tokens::Batch;
+
+/// What a step has seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// The objective, over the whole step.
+    pub loss: f64,
+    /// L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The objective's own metrics, averaged.
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// Makes one update of `optimizer`'s parameters, those of `model`, from `batches` at learning rate `lr`.
+///
+/// # Errors
+/// Batches that hold nothing the objective counts; a loss or gradient norm that is not finite. Neither changes a
+/// weight. What the model says.
+pub fn step(
+    model: &Transformer,
+    optimizer: &mut AdamW,
+    objective: &dyn Objective,
+    batches: &[Batch],
+    lr: f64,
+) -> Result<StepOutcome, TrainError> {
+    let step = optimizer.n_steps() + 1;
+    // The whole step's counts, before the first forward: the gradient does not depend on how the step is split.
+    let counts = PerUnit::count(batches);
+    if counts.lacks(objective.units()) {
+        return Err(TrainError::NothingTrained {
+            step,
+            n_tokens: batches.iter().map(Batch::len).sum(),
+        });
+    }
+    let (loss, metrics) = backward(model, objective, batches, &counts)?;
+    let gradients = optimizer.take_gradients();
+    let grad_norm = gradients.norm;
+    for (what, value) in [("loss", loss), ("grad_norm", grad_norm)] {
+        if !value.is_finite() {
+            let rows = batches.iter().flat_map(|batch| &batch.docs).map(|doc| doc.row).collect();
+            return Err(TrainError::NonFinite { step, what, value, rows });
+        }
+    }
+    optimizer.step(gradients, lr);
+    Ok(StepOutcome { loss, grad_norm, metrics: averages(&metrics) })
+}
+
+/// The terms of `batch`; none where it holds nothing that `objective` counts.
+pub(crate) fn forward(
+    model: &Transformer,
+    objective: &dyn Objective,
+    batch: &Batch,
+) -> Result<Terms, TrainError> {
+    if PerUnit::count([batch]).lacks(objective.units()) {
+        return Ok(Terms::default());
+    }
+    let hidden = model.hidden(&ragged(batch, model.device()), None)?; // (N, C)
+    objective.terms(model, &hidden, batch)
+}
+
+/// Leaves the gradient of the loss in the parameters; returns that loss, and the metrics' sums.
+fn backward(
+    model: &Transformer,
+    objective: &dyn Objective,
+    batches: &[Batch],
+    counts: &PerUnit,
+) -> Result<(f64, Vec<Metric>), TrainError> {
+    let trained: Vec<_> = model.params().iter().filter(|p| p.trainable()).collect();
+    let leaves: Vec<&Tensor> = trained.iter().map(|p| &p.tensor).collect();
+    let (mut loss, mut metrics) = (0.0, Vec::new());
+    for batch in batches {
+        let Terms { terms, metrics: of_batch } = forward(model, objective, batch)?;
+        merge(&mut metrics, of_batch);
+        // A unit of which the step has none gives an empty sum, which nothing divides.
+        let parts = terms.iter().filter(|term| counts.get(term.unit) != 0.0);
+        let Some(part) = parts
+            .map(|term| &term.sum * (term.weight / counts.get(term.unit)))
+            .reduce(|sum, part| sum + part)
+        else {
+            continue;
+        };
+        for (param, grad) in
+            trained.iter().zip(Tensor::f_run_backward(&[&part], &leaves, false, false)?)
+        {
+            if grad.defined() {
+                param.main_grad().accumulate(&grad);
+            }
+        }
+        loss += part.double_value(&[]);
+    }
+    Ok((loss, metrics))
+}

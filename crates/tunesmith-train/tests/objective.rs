@@ -1,0 +1,179 @@
+//! An objective of several units: each term is divided by the step's count of its own, however the step is split.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+use tunesmith_model::{Config, LoadOptions, Transformer};
+use tunesmith_tokens::{Batch, BatchSource, Cursor, Example, SourceError};
+use tunesmith_train::{
+    AdamW, AdamWKnobs, Objective, Sft, StepOutcome, Term, Terms, TrainError, Unit, evaluate,
+    ragged, step, token_scores,
+};
+
+const CONFIG: &str = r#"{"model_type":"llama","hidden_act":"silu","vocab_size":31,"hidden_size":16,
+    "intermediate_size":24,"num_hidden_layers":1,"num_attention_heads":2,"initializer_range":0.3}"#;
+
+/// Half the token loss, and twice the squared error of a score read off each labelled document's last token.
+struct TokensAndScores;
+
+impl Objective for TokensAndScores {
+    fn units(&self) -> &[Unit] {
+        &[Unit::Tokens, Unit::Docs]
+    }
+
+    fn terms(
+        &self,
+        model: &Transformer,
+        hidden: &Tensor,
+        batch: &Batch,
+    ) -> Result<Terms, TrainError> {
+        let Terms { mut terms, metrics } = Sft.terms(model, hidden, batch)?;
+        terms.iter_mut().for_each(|term| term.weight = 0.5);
+        terms.push(Term { unit: Unit::Docs, weight: 2.0, sum: squared_errors(hidden, batch) });
+        Ok(Terms { terms, metrics })
+    }
+}
+
+fn squared_errors(hidden: &Tensor, batch: &Batch) -> Tensor {
+    let labelled = batch.doc_ranges().zip(&batch.docs);
+    let (ends, labels): (Vec<i64>, Vec<f32>) =
+        labelled.filter_map(|(range, doc)| Some((range.end as i64 - 1, doc.label?))).unzip();
+    let scores =
+        hidden.index_select(0, &Tensor::from_slice(&ends)).sum_dim_intlist(-1, false, Kind::Float);
+    (scores - Tensor::from_slice(&labels)).square().sum(Kind::Float)
+}
+
+/// Documents of different length: one without a trained token, one without a label.
+fn docs() -> Vec<(Example, Option<f32>)> {
+    let doc = |ids: &[u32], trained: bool, label| {
+        let trained = vec![trained; ids.len()];
+        (Example { ids: ids.to_vec(), trained, row: 0, truncated: 0 }, label)
+    };
+    vec![
+        doc(&[3, 1, 4, 1, 5], true, None),
+        doc(&[9, 2, 6], false, Some(1.5)),
+        doc(&[5, 3, 5, 8], true, Some(-0.5)),
+    ]
+}
+
+fn batches(size: usize) -> Vec<Batch> {
+    let lay_out = |docs: &[(Example, Option<f32>)]| {
+        let mut batch = Batch::new(docs.iter().map(|(example, _)| example));
+        for (doc, (_, label)) in batch.docs.iter_mut().zip(docs) {
+            doc.label = *label;
+        }
+        batch
+    };
+    docs().chunks(size).map(lay_out).collect()
+}
+
+fn model() -> Transformer {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), CONFIG).unwrap();
+    let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: true };
+    Transformer::fresh(Config::from_dir(dir.path()).unwrap(), 7, options)
+}
+
+/// A step from fresh weights: what it says, and the weights after it.
+fn made(batches: &[Batch]) -> (StepOutcome, BTreeMap<String, Tensor>) {
+    let model = model();
+    // No momentum and a large ε: the update is the gradient, but for a factor.
+    let knobs = AdamWKnobs {
+        beta1: 0.0,
+        beta2: 0.0,
+        eps: 1e3,
+        max_grad_norm: 0.0,
+        ..AdamWKnobs::default()
+    };
+    let mut optimizer = AdamW::new(knobs, model.params());
+    let outcome = step(&model, &mut optimizer, &TokensAndScores, batches, 1.0).unwrap();
+    assert_eq!(optimizer.n_steps(), 1);
+    let weights = model.params().iter().map(|p| (p.name.clone(), p.tensor.copy())).collect();
+    (outcome, weights)
+}
+
+/// The definition, written out: half the mean over trained tokens, and twice the mean over labelled documents.
+fn loss_by_hand() -> f64 {
+    let model = model();
+    let batch = &batches(3)[0];
+    tch::no_grad(|| {
+        let hidden = model.hidden(&ragged(batch, Device::Cpu), None).unwrap();
+        let tokens = token_scores(&model, &hidden, batch).logprobs;
+        assert_eq!(tokens.size(), [7]);
+        -0.5 * tokens.sum(Kind::Double).double_value(&[]) / 7.0
+            + 2.0 * squared_errors(&hidden, batch).double_value(&[]) / 2.0
+    })
+}
+
+#[test]
+fn each_term_is_divided_by_its_own_count_however_the_step_is_split() {
+    let (whole, weights) = made(&batches(3));
+    let expected = loss_by_hand();
+    assert!((whole.loss / expected - 1.0).abs() < 1e-6, "{} against {expected}", whole.loss);
+    for size in [1, 2] {
+        let (split, weights_of_split) = made(&batches(size));
+        assert!((split.loss / whole.loss - 1.0).abs() < 1e-6, "{size}: {split:?}");
+        assert!((split.grad_norm / whole.grad_norm - 1.0).abs() < 1e-5, "{size}: {split:?}");
+        assert_eq!(split.metrics, whole.metrics);
+        for (name, weight) in &weights_of_split {
+            let difference = (weight - &weights[name]).abs().max().double_value(&[]);
+            assert!(difference < 1e-6, "{size}, {name}: {difference}");
+        }
+    }
+}
+
+struct Fixed(Vec<Batch>, usize);
+
+impl BatchSource for Fixed {
+    fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+        self.1 += 1;
+        Ok(self.0.get(self.1 - 1).cloned())
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor::default()
+    }
+
+    fn seek(&mut self, _: Cursor) -> Result<(), SourceError> {
+        self.1 = 0;
+        Ok(())
+    }
+
+    fn epoch(&self) -> f64 {
+        0.0
+    }
+}
+
+#[test]
+fn evaluation_is_the_loss_of_one_step() {
+    let (model, expected) = (model(), loss_by_hand());
+    for size in [1, 2, 3] {
+        let found = evaluate(&model, &mut Fixed(batches(size), 0), &TokensAndScores).unwrap();
+        assert!((found.loss / expected - 1.0).abs() < 1e-6, "{size}: {found:?}");
+    }
+}
+
+/// What has nothing to count is not read, and its objective not asked.
+struct Unasked(Unit);
+
+impl Objective for Unasked {
+    fn units(&self) -> &[Unit] {
+        std::slice::from_ref(&self.0)
+    }
+
+    fn terms(&self, _: &Transformer, _: &Tensor, _: &Batch) -> Result<Terms, TrainError> {
+        unreachable!("nothing to count, nothing to ask")
+    }
+}
+
+#[test]
+fn a_step_that_counts_nothing_is_an_error_and_so_are_such_held_out_rows() {
+    let (model, batches) = (model(), batches(3));
+    let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
+    let error = step(&model, &mut optimizer, &Unasked(Unit::Pairs), &batches, 1.0).unwrap_err();
+    assert!(matches!(error, TrainError::NothingTrained { step: 1, n_tokens: 12 }), "{error}");
+    assert_eq!(optimizer.n_steps(), 0);
+    let error = evaluate(&model, &mut Fixed(batches, 0), &Unasked(Unit::Pairs)).unwrap_err();
+    assert!(error.to_string().starts_with("held-out rows: none of their 12 tokens"), "{error}");
+}
