@@ -27,6 +27,7 @@ use tunesmith_tokens::Cursor;
 
 /// Where a run stands, but for its tensors.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)] // what a later version adds is not in the checkpoints of before
 pub struct RunState {
     /// Optimizer steps made.
     pub step: u64,
@@ -59,6 +60,7 @@ impl Checkpoint {
         model: &Transformer,
         optimizer: &AdamW,
     ) -> Result<PathBuf, TrainError> {
+        commit::sweep(root)?; // what a broken-off save left may be the space that is missing
         let weights: usize = model
             .params()
             .iter()
@@ -81,27 +83,24 @@ impl Checkpoint {
 
     /// The newest checkpoint under `root` that is whole, `None` where there is none at all.
     ///
-    /// A damaged one is set aside as `corrupt-…`, with a warning, and the next older is tried.
+    /// One that is damaged (a file missing, or of another size or hash) is set aside as `corrupt-…`, with a warning, and
+    /// the next older is tried.
     ///
     /// # Errors
-    /// Checkpoints exist but none is good: a run never starts again at step 0 in silence.
+    /// Checkpoints exist but none is good: a run never starts again at step 0 in silence. A whole one that cannot be
+    /// used, because it has another format or cannot be read now: it stays where it is.
     pub fn newest(root: &Path) -> Result<Option<Self>, TrainError> {
-        let candidates = commit::committed(root)?;
-        for dir in candidates.into_iter().rev() {
-            match Self::open(&dir) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                // A disk that cannot be read now says nothing of what is on it.
-                Err(TrainError::Io { path, source }) if source.kind() != ErrorKind::NotFound => {
-                    return Err(TrainError::Io { path, source });
+        for dir in commit::committed(root)?.into_iter().rev() {
+            let damage = match Manifest::read(&dir).and_then(|manifest| manifest.verify(&dir)) {
+                Ok(()) => return Self::read(dir).map(Some),
+                Err(error @ TrainError::BadCheckpoint { .. }) => error,
+                Err(TrainError::Io { path, source }) if source.kind() == ErrorKind::NotFound => {
+                    TrainError::Io { path, source }
                 }
-                Err(error) => {
-                    let aside = commit::set_aside(&dir)?;
-                    tracing::warn!(
-                        "{error}; set aside as {}, trying the one before",
-                        aside.display()
-                    );
-                }
-            }
+                Err(error) => return Err(error),
+            };
+            let aside = commit::set_aside(&dir)?;
+            tracing::warn!("{damage}; set aside as {}, trying the one before", aside.display());
         }
         let n_aside = commit::n_aside(root)?;
         if n_aside == 0 {
@@ -114,12 +113,12 @@ impl Checkpoint {
         Err(TrainError::BadCheckpoint { path: root.into(), reason })
     }
 
-    fn open(dir: &Path) -> Result<Self, TrainError> {
-        Manifest::read(dir)?.verify(dir)?;
+    /// What a verified checkpoint says.
+    fn read(dir: PathBuf) -> Result<Self, TrainError> {
         let path = dir.join("state.json");
         let text = std::fs::read_to_string(&path).map_err(TrainError::io(&path))?;
         let bad = |e: serde_json::Error| TrainError::BadCheckpoint { path, reason: e.to_string() };
-        Ok(Self { dir: dir.into(), state: serde_json::from_str(&text).map_err(bad)? })
+        Ok(Self { state: serde_json::from_str(&text).map_err(bad)?, dir })
     }
 
     /// Puts weights and optimizer state back.
@@ -150,4 +149,66 @@ impl Checkpoint {
 
 fn dir_name(step: u64) -> String {
     format!("step-{step:09}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint without tensors worth the name.
+    fn write(root: &Path, step: u64, state: &str) -> PathBuf {
+        let dir = root.join(dir_name(step));
+        commit_dir(&dir, 0, |dir| {
+            let files = [("model.safetensors", "m"), ("optimizer.safetensors", "o")];
+            for (name, text) in files.into_iter().chain([("state.json", state)]) {
+                std::fs::write(dir.join(name), text).map_err(TrainError::io(dir))?;
+            }
+            Manifest::of(dir)?.write(dir)
+        })
+        .unwrap();
+        dir
+    }
+
+    fn edit(dir: &Path, from: &str, to: &str) {
+        let path = dir.join("MANIFEST.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_one_is_set_aside_and_the_one_before_is_read() {
+        let damages: [fn(&Path); 5] = [
+            |dir| std::fs::remove_file(dir.join("MANIFEST.json")).unwrap(),
+            |dir| std::fs::write(dir.join("MANIFEST.json"), [0xff, 0xfe]).unwrap(),
+            |dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(),
+            |dir| std::fs::write(dir.join("model.safetensors"), "n").unwrap(),
+            |dir| edit(dir, "optimizer.safetensors", "optimiser.safetensors"),
+        ];
+        for damage in damages {
+            let root = tempfile::tempdir().unwrap();
+            // A state of before some of its fields were there.
+            write(root.path(), 1, r#"{"step": 1}"#);
+            damage(&write(root.path(), 2, r#"{"step": 2}"#));
+            let newest = Checkpoint::newest(root.path()).unwrap().unwrap();
+            assert_eq!(newest.state, RunState { step: 1, ..RunState::default() });
+            assert!(root.path().join("corrupt-step-000000002").exists());
+        }
+    }
+
+    #[test]
+    fn a_whole_one_that_cannot_be_used_stays_where_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), 1, r#"{"step": 1}"#);
+        let other = write(root.path(), 2, r#"{"step": 2}"#);
+        edit(&other, "\"format\": 1", "\"format\": 7");
+        let error = Checkpoint::newest(root.path()).unwrap_err();
+        assert!(matches!(error, TrainError::OtherFormat { found: 7, reads: 1, .. }), "{error}");
+        edit(&other, "\"files\"", "\"parts\""); // a later format may look quite different
+        assert!(matches!(Checkpoint::newest(root.path()), Err(TrainError::OtherFormat { .. })));
+        let odd = write(root.path(), 3, r#"{"step": "three"}"#);
+        let error = Checkpoint::newest(root.path()).unwrap_err();
+        assert!(matches!(error, TrainError::BadCheckpoint { .. }), "{error}");
+        assert!(odd.exists() && other.exists());
+    }
 }

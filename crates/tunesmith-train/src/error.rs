@@ -82,14 +82,16 @@ pub enum TrainError {
     },
     /// A checkpoint of a tunesmith that writes them differently. It is left as it is.
     #[error(
-        "{path}: checkpoint format {found}, expected format {reads}\n\
-         help: resume with the tunesmith that wrote it, or start a new run with another `--out`"
+        "{path}: checkpoint format {found}, written by tunesmith {version}; this one reads format {reads}\n\
+         help: resume with that tunesmith, or start a new run with another `--out`"
     )]
     OtherFormat {
         /// The checkpoint.
         path: PathBuf,
         /// Its format.
         found: u32,
+        /// The tunesmith that wrote it.
+        version: String,
         /// The format that this tunesmith reads and writes.
         reads: u32,
     },

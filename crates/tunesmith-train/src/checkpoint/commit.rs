@@ -4,9 +4,13 @@
 //! fsync the parent. Only then may anything older be removed. After an error the half-written folder is thrown away.
 
 use crate::TrainError;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -32,8 +36,15 @@ pub fn commit_dir(
         .and_then(|()| write(&staging))
         .and_then(|()| sync_tree(&staging))
         .and_then(|()| {
-            renameat_with(CWD, &staging, CWD, target, RenameFlags::NOREPLACE)
-                .map_err(|e| TrainError::io(target)(e.into()))
+            let renamed = renameat_with(CWD, &staging, CWD, target, RenameFlags::NOREPLACE);
+            match renamed {
+                // File systems without this flag, such as NFS.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    rename_checked(&staging, target)
+                }
+                renamed => renamed.map_err(io::Error::from),
+            }
+            .map_err(TrainError::io(target))
         })
         .and_then(|()| sync(parent));
     if result.is_err() {
@@ -42,12 +53,21 @@ pub fn commit_dir(
     result
 }
 
+/// Renames unless `target` exists. Between check and rename nobody else writes there: a run has its directory locked.
+fn rename_checked(staging: &Path, target: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(target) {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => fs::rename(staging, target),
+        Err(e) => Err(e),
+    }
+}
+
 /// Committed checkpoints, oldest step first.
 pub(super) fn committed(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let mut steps = Vec::new();
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(TrainError::io(root)(e)),
     };
     for entry in entries {
@@ -61,7 +81,7 @@ pub(super) fn committed(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(steps.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Removes all but the newest `keep`, and whatever broken-off saves left behind.
+/// Removes all but the newest `keep`.
 pub(super) fn prune(root: &Path, keep: usize) -> Result<(), TrainError> {
     let steps = committed(root)?;
     for dir in &steps[..steps.len().saturating_sub(keep)] {
@@ -72,7 +92,17 @@ pub(super) fn prune(root: &Path, keep: usize) -> Result<(), TrainError> {
         fs::rename(dir, &trash).map_err(TrainError::io(dir))?;
     }
     sync(root)?;
-    for entry in fs::read_dir(root).map_err(TrainError::io(root))? {
+    sweep(root)
+}
+
+/// Removes what broken-off saves and removals left behind.
+pub(super) fn sweep(root: &Path) -> Result<(), TrainError> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(TrainError::io(root)(e)),
+    };
+    for entry in entries {
         let path = entry.map_err(TrainError::io(root))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with(".trash-") || name.contains(".tmp-") {
@@ -102,7 +132,7 @@ pub(super) fn n_aside(root: &Path) -> Result<usize, TrainError> {
             let names = entries.flatten().map(|entry| entry.file_name());
             Ok(names.filter(|name| name.to_string_lossy().starts_with("corrupt-")).count())
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(e) => Err(TrainError::io(root)(e)),
     }
 }
@@ -167,6 +197,31 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let error = commit_dir(&root.path().join("a"), u64::MAX / 4, |_| Ok(())).unwrap_err();
         assert!(matches!(error, TrainError::NoSpace { .. }), "{error}");
+    }
+
+    #[test]
+    fn without_the_flag_an_existing_target_is_not_replaced_either() {
+        let root = tempfile::tempdir().unwrap();
+        let (staging, target) = (root.path().join("new"), root.path().join("target"));
+        fs::create_dir(&staging).unwrap();
+        rename_checked(&staging, &target).unwrap();
+        fs::create_dir(&staging).unwrap();
+        let error = rename_checked(&staging, &target).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(staging.exists());
+    }
+
+    #[test]
+    fn leftovers_are_swept_and_checkpoints_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        sweep(&root.path().join("not there yet")).unwrap();
+        for name in ["step-000000003.tmp-7", ".trash-step-000000001", "step-000000002"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        sweep(root.path()).unwrap();
+        let left: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["step-000000002"]);
     }
 
     #[test]

@@ -11,12 +11,22 @@ use std::{
 /// Counts up when a checkpoint of before can no longer be read.
 const FORMAT: u32 = 1;
 const NAME: &str = "MANIFEST.json";
+/// What every checkpoint of this format consists of.
+const FILES: [&str; 3] = ["model.safetensors", "optimizer.safetensors", "state.json"];
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: u32,
     version: String,
     files: BTreeMap<String, Entry>,
+}
+
+/// The one key that the manifests of all formats share.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+    #[serde(default)]
+    version: String,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -46,20 +56,27 @@ impl Manifest {
 
     pub(super) fn read(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join(NAME);
-        let text = std::fs::read_to_string(&path).map_err(TrainError::io(&path))?;
-        let bad = |reason: String| TrainError::BadCheckpoint { path: path.clone(), reason };
-        let manifest: Self = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        if manifest.format != FORMAT {
-            return Err(bad(format!(
-                "checkpoint format {}, written by tunesmith {}; this one reads format {FORMAT}",
-                manifest.format, manifest.version
-            )));
+        let text = std::fs::read(&path).map_err(TrainError::io(&path))?;
+        let bad = |e: serde_json::Error| TrainError::BadCheckpoint {
+            path: path.clone(),
+            reason: e.to_string(),
+        };
+        let Format { format, version } = serde_json::from_slice(&text).map_err(bad)?;
+        if format != FORMAT {
+            let path = dir.to_owned();
+            return Err(TrainError::OtherFormat { path, found: format, version, reads: FORMAT });
         }
-        Ok(manifest)
+        serde_json::from_slice(&text).map_err(bad)
     }
 
-    /// Every file there, of the right size and content, and none besides.
+    /// Every file that a checkpoint needs is listed, and every listed one there with the right size and content.
+    ///
+    /// What lies there besides is nobody's business: nothing reads it.
     pub(super) fn verify(&self, dir: &Path) -> Result<(), TrainError> {
+        if let Some(name) = FILES.into_iter().find(|&name| !self.files.contains_key(name)) {
+            let reason = format!("damaged: {name} is not listed");
+            return Err(TrainError::BadCheckpoint { path: dir.join(NAME), reason });
+        }
         for (name, expected) in &self.files {
             let path = dir.join(name);
             let found = Entry::of(&path)?;
