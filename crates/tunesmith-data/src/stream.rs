@@ -87,7 +87,18 @@ pub struct Stream {
     /// The window at the cursor, once something of it was needed.
     current: Option<Window>,
     prefetch: Option<Prefetch>,
+    /// A micro-batch that was looked at and not yet handed out.
+    peeked: Option<Peeked>,
     ledger: Arc<Mutex<Ledger>>,
+}
+
+/// A prepared micro-batch, and where the stream stood before it.
+#[derive(Debug)]
+struct Peeked {
+    examples: Vec<Example>,
+    fates: Vec<Fate>,
+    start: Cursor,
+    epoch: f64,
 }
 
 impl Stream {
@@ -122,7 +133,14 @@ impl Stream {
         let ledger = Arc::new(Mutex::new(Ledger::new(dataset.len())));
         let windows = Arc::new(Windows { dataset, encoder, knobs, threads });
         let prefetch = Some(Prefetch::start(windows.clone(), 0, 0));
-        Ok(Self { windows, cursor: Cursor::default(), current: None, prefetch, ledger })
+        Ok(Self {
+            windows,
+            cursor: Cursor::default(),
+            current: None,
+            prefetch,
+            peeked: None,
+            ledger,
+        })
     }
 
     /// The data set it reads.
@@ -180,6 +198,9 @@ impl Stream {
     }
 
     fn jump(&mut self, to: Cursor) -> Result<(), DataError> {
+        if to == self.cursor() {
+            return Ok(()); // what is prepared stays prepared
+        }
         let knobs = &self.windows.knobs;
         let n_windows = self.windows.n_windows();
         let outside = |expected: String| {
@@ -203,7 +224,8 @@ impl Stream {
             }
             current = window;
         }
-        (self.cursor, self.current, self.prefetch) = (to, current, Some(prefetch));
+        (self.cursor, self.current, self.prefetch, self.peeked) =
+            (to, current, Some(prefetch), None);
         Ok(())
     }
 
@@ -262,15 +284,36 @@ impl Stream {
     }
 }
 
-impl BatchSource for Stream {
-    fn next(&mut self) -> Result<Option<Batch>, SourceError> {
-        let start = self.cursor;
+impl Stream {
+    /// The next micro-batch, which the stream will hand out all the same.
+    ///
+    /// # Errors
+    /// As [`next`](BatchSource::next).
+    pub fn peek(&mut self) -> Result<Option<Batch>, DataError> {
+        if self.peeked.is_none() {
+            self.peeked = Some(self.prepare()?);
+        }
+        let examples = self.peeked.as_ref().map(|peeked| &peeked.examples);
+        Ok(examples.filter(|examples| !examples.is_empty()).map(Batch::new))
+    }
+
+    fn prepare(&mut self) -> Result<Peeked, DataError> {
+        let (start, epoch) = (self.cursor, self.epoch());
         let mut fates = Vec::new();
         let examples = self.take(&mut fates).inspect_err(|_| {
             // nothing was consumed: asking again meets the same error
             (self.cursor, self.current, self.prefetch) = (start, None, None);
-        });
-        let examples = examples?;
+        })?;
+        Ok(Peeked { examples, fates, start, epoch })
+    }
+}
+
+impl BatchSource for Stream {
+    fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+        let Peeked { examples, fates, .. } = match self.peeked.take() {
+            Some(peeked) => peeked,
+            None => self.prepare()?,
+        };
         let mut ledger = lock(&self.ledger);
         fates.into_iter().for_each(|fate| ledger.count(fate));
         ledger.upto = self.cursor;
@@ -278,7 +321,7 @@ impl BatchSource for Stream {
     }
 
     fn cursor(&self) -> Cursor {
-        self.cursor
+        self.peeked.as_ref().map_or(self.cursor, |peeked| peeked.start)
     }
 
     /// As the trait says. The ledger goes on only where it was saved at this cursor ([`Stream::restore`]); elsewhere it
@@ -293,6 +336,9 @@ impl BatchSource for Stream {
     }
 
     fn epoch(&self) -> f64 {
+        if let Some(peeked) = &self.peeked {
+            return peeked.epoch;
+        }
         let (rows, window) = (self.windows.dataset.len(), self.windows.knobs.window);
         let before = self.cursor.window * window;
         let inside = self.current.as_ref().map_or(0.0, |current| {

@@ -79,6 +79,23 @@ fn seeking_to_every_cursor_continues_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn looking_ahead_changes_nothing() {
+    let expected = rest(&mut stream("chats.jsonl", &knobs()));
+    let mut stream = stream("chats.jsonl", &knobs());
+    for (_, expected) in &expected {
+        let (cursor, epoch, ledger) = (stream.cursor(), stream.epoch(), stream.ledger());
+        assert_eq!(stream.peek().unwrap().as_ref(), Some(expected));
+        assert_eq!((stream.cursor(), stream.epoch(), stream.ledger()), (cursor, epoch, ledger));
+        stream.seek(cursor).unwrap(); // to where it stands
+        assert_eq!(stream.next().unwrap().as_ref(), Some(expected));
+        assert_ne!(stream.cursor(), cursor);
+    }
+    assert_eq!(stream.peek().unwrap(), None);
+    stream.seek(Cursor::default()).unwrap();
+    assert_eq!(stream.next().unwrap().as_ref(), expected.first().map(|(_, batch)| batch));
+}
+
+#[test]
 fn a_cursor_outside_the_data_is_refused() {
     let mut stream = stream("chats.jsonl", &knobs());
     for (epoch, window, pack) in [(3, 0, 0), (2, 0, 1), (0, 5, 0), (0, 0, 1000)] {

@@ -1,7 +1,9 @@
 //! The command line: what a person typed. What the program runs is a [`Recipe`](crate::recipe::Recipe).
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use tunesmith_sample::SamplerKnobs;
 
 /// Fine-tune, sample and score language models.
 #[derive(Debug, Parser)]
@@ -54,9 +56,9 @@ pub(crate) struct FinetuneArgs {
     /// Start from fresh weights instead of the model's
     #[arg(long)]
     pub(crate) from_scratch: bool,
-    /// Where models and data sets come from
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) source: SourceChoice,
+    /// Where models and data sets come from [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) source: Option<SourceChoice>,
     /// Set any value of the recipe, such as optimizer.weight_decay=0.1
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -139,7 +141,8 @@ impl KnobArgs {
 }
 
 /// Where models and data sets come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum SourceChoice {
     /// The Hub and its cache; where it cannot be reached, the model and the sample that ship in data/
     #[default]
@@ -148,6 +151,16 @@ pub(crate) enum SourceChoice {
     Hub,
     /// The model and the sample that ship in data/
     Sample,
+}
+
+impl SourceChoice {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Hub => "hub",
+            Self::Sample => "sample",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,9 +193,9 @@ pub(crate) struct InputArgs {
     /// A Hub id, or a model directory
     #[arg(long)]
     pub(crate) model: Option<String>,
-    /// Where models and data sets come from
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) source: SourceChoice,
+    /// Where models and data sets come from [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) source: Option<SourceChoice>,
 }
 
 /// A model in memory.
@@ -197,9 +210,9 @@ pub(crate) struct ModelArgs {
     /// cpu or cuda
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
-    /// Where models come from
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) source: SourceChoice,
+    /// Where models come from [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) source: Option<SourceChoice>,
 }
 
 #[derive(Debug, Args)]
@@ -253,28 +266,28 @@ pub(crate) struct PromptArgs {
 #[command(next_help_heading = "Sampler")]
 pub(crate) struct SamplerArgs {
     /// Divides the scores; 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = SamplerKnobs::default().temperature)]
     pub(crate) temperature: f32,
     /// Keep the k best tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = SamplerKnobs::default().top_k)]
     pub(crate) top_k: usize,
     /// Keep the smallest set of tokens whose probability reaches this
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = SamplerKnobs::default().top_p)]
     pub(crate) top_p: f32,
     /// Keep tokens at least this share as probable as the best
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = SamplerKnobs::default().min_p)]
     pub(crate) min_p: f32,
     /// Above 1, makes tokens that occurred less likely
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = SamplerKnobs::default().repetition_penalty)]
     pub(crate) repetition_penalty: f32,
     /// Tokens generated at most
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = SamplerKnobs::default().max_new_tokens)]
     pub(crate) max_new_tokens: usize,
     /// Text that ends the answer; may be repeated
     #[arg(long)]
     pub(crate) stop: Vec<String>,
     /// Names the draw
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = SamplerKnobs::default().seed)]
     pub(crate) seed: u64,
 }
 

@@ -13,24 +13,49 @@ use tunesmith_model::{LoadOptions, Transformer};
 use tunesmith_sample::SamplerKnobs;
 use tunesmith_tokens::{EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
 
+/// An encoder, and what there is to say about its template.
+pub(crate) struct Encoding {
+    pub(crate) encoder: Arc<Encoder>,
+    pub(crate) note: Option<String>,
+}
+
 /// The encoder of the model in `dir`: its tokenizer and its template, or the built-in `fallback` template.
 ///
-/// A model without tokenizer.json takes pre-tokenised rows only.
+/// A model without tokenizer.json takes pre-tokenised rows only. `clock`: the present that templates see, in Unix
+/// seconds; else the real one.
 pub(crate) fn encoder(
     dir: &Path,
     fallback: Option<&str>,
     max_len: Option<usize>,
-) -> Result<Encoder> {
+    clock: Option<i64>,
+) -> Result<Encoding> {
     let knobs = EncodeKnobs { max_len, ..EncodeKnobs::default() };
     if !dir.join("tokenizer.json").exists() {
-        return Ok(Encoder::without_tokenizer(knobs));
+        let note =
+            "the model has no tokenizer.json: rows must be token ids, and there is no text to show";
+        return Ok(Encoding {
+            encoder: Arc::new(Encoder::without_tokenizer(knobs)),
+            note: Some(note.into()),
+        });
     }
     let tokenizer = Tokenizer::from_dir(dir)?;
-    let template = match Template::from_dir(dir).with_context(|| dir.display().to_string())? {
+    let own = Template::from_dir(dir).with_context(|| dir.display().to_string())?;
+    let fallback = fallback.unwrap_or("chat");
+    let note = own.is_none().then(|| {
+        format!("the model carries no chat template: the built-in `{fallback}` stands in")
+    });
+    let template = match own {
         Some(template) => template,
-        None => Template::builtin(fallback.unwrap_or("chat"), special_tokens(dir)?)?,
+        None => Template::builtin(fallback, special_tokens(dir)?)?,
     };
-    Ok(Encoder::new(Arc::new(tokenizer), Some(template), knobs))
+    let template = match clock {
+        Some(seconds) => template.at(seconds),
+        None => template,
+    };
+    Ok(Encoding {
+        encoder: Arc::new(Encoder::new(Arc::new(tokenizer), Some(template), knobs)),
+        note,
+    })
 }
 
 /// Where tensors go.
@@ -59,9 +84,13 @@ impl Dtype {
     }
 }
 
-/// A model for inference, with its encoder.
-pub(crate) fn model(args: &ModelArgs, max_len: Option<usize>) -> Result<(Transformer, Encoder)> {
-    let located = locate::model(&args.model, None, args.source, true)?;
+/// A model for inference, with its encoder; `fallback` is the template of a model that carries none.
+pub(crate) fn model(
+    args: &ModelArgs,
+    fallback: Option<&str>,
+    max_len: Option<usize>,
+) -> Result<(Transformer, Arc<Encoder>)> {
+    let located = locate::model(&args.model, None, args.source.unwrap_or_default(), true)?;
     let device = device(parse(
         "--device",
         &args.device,
@@ -74,7 +103,9 @@ pub(crate) fn model(args: &ModelArgs, max_len: Option<usize>) -> Result<(Transfo
         None => stored_kind(&located.dir),
     };
     let model = Transformer::load(&located.dir, LoadOptions { kind, device, trainable: false })?;
-    Ok((model, encoder(&located.dir, None, max_len)?))
+    let Encoding { encoder, note } = encoder(&located.dir, fallback, max_len, None)?;
+    note.iter().for_each(|note| tracing::info!("{note}"));
+    Ok((model, encoder))
 }
 
 /// The dtype that config.json names; fp32 where it names none that tunesmith computes in.

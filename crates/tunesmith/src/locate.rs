@@ -94,8 +94,20 @@ pub(crate) struct LocatedData {
     pub(crate) fallback: Option<String>,
 }
 
-/// Finds a data set: a name in `configs/datasets`, a TOML file, or a data file, folder or pattern.
-pub(crate) fn dataset(text: &str, source: SourceChoice) -> Result<LocatedData> {
+impl LocatedData {
+    /// Tells on stderr that the sample stands in, where it does.
+    pub(crate) fn say_fallback(&self) {
+        if let Some(why) = &self.fallback {
+            tracing::warn!(
+                "{why}: the sample that ships with tunesmith stands in for `{}`",
+                self.name
+            );
+        }
+    }
+}
+
+/// Finds a data set; its evaluation split is fetched only if it is wanted: a name in `configs/datasets`, a TOML file, or a data file, folder or pattern.
+pub(crate) fn dataset(text: &str, source: SourceChoice, with_eval: bool) -> Result<LocatedData> {
     let path = Path::new(text);
     let stem = || path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let looks_like_path = path.exists() || text.contains(['/', '*', '.']);
@@ -108,8 +120,9 @@ pub(crate) fn dataset(text: &str, source: SourceChoice) -> Result<LocatedData> {
     };
     let (_, patterns) = config.split(None)?;
     let eval_patterns = match config.eval_split.as_deref() {
-        Some(split) => config.split(Some(split))?.1,
-        None => &[],
+        // Files on this disk cost nothing to name; those of the Hub would have to be fetched.
+        Some(split) if with_eval || config.hub.is_none() => config.split(Some(split))?.1,
+        _ => &[],
     };
     let Some(hub) = &config.hub else {
         let paths = |patterns: &[String]| patterns.iter().map(PathBuf::from).collect();

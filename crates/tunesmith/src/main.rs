@@ -14,7 +14,11 @@ mod threads;
 
 use clap::Parser;
 use cli::{Cli, Command, DataCommand};
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::IsTerminal,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -27,15 +31,11 @@ fn main() -> ExitCode {
     };
     log_to_stderr(cli.verbose);
     threads::settle();
-    let result = match cli.command {
-        Command::Finetune(args) => commands::finetune::run(&args),
-        Command::Check(args) => commands::check::run(&args),
-        Command::Data(DataCommand::Show(args)) => commands::data::show(&args),
-        Command::Score(args) => commands::score::run(&args),
-        Command::Generate(args) => commands::generate::run(&args),
-        Command::Chat(args) => commands::chat::run(&args),
-        Command::Doctor => commands::doctor::run(),
-    };
+    // Plain tensor operations panic where memory ends; whatever it was, the exit code says that it was not the input.
+    let result = catch_unwind(AssertUnwindSafe(|| run(cli.command))).unwrap_or_else(|_| {
+        let text = "tunesmith broke off (see above)\nhelp: less memory: a smaller --batch or --seq-len; else please report it";
+        Err(exit::Failure(exit::Exit::Internal, text.into()).into())
+    });
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -51,6 +51,18 @@ fn main() -> ExitCode {
             say_error(&error);
             exit::code_of(&error).into()
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Finetune(args) => commands::finetune::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Data(DataCommand::Show(args)) => commands::data::show(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
+        Command::Doctor => commands::doctor::run(),
     }
 }
 

@@ -13,14 +13,23 @@ use std::{
     sync::Arc,
 };
 use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
-use tunesmith_model::Config;
-use tunesmith_tokens::{Batch, BatchSource, EncodeError, Encoder, Sample};
-use tunesmith_train::TrainError;
+use tunesmith_model::{Config, config::Position};
+use tunesmith_tokens::{Batch, EncodeError, Encoder, Sample};
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
 /// Rows whose training text is compared with the text that sampling will feed.
 const PROBED_ROWS: u64 = 32;
+
+/// A run on paper: its recipe and its files, nothing of them read yet.
+pub(crate) struct Plan {
+    pub(crate) recipe: Recipe,
+    pub(crate) layers: Layers,
+    pub(crate) data: LocatedData,
+    pub(crate) model_dir: PathBuf,
+    /// What a reader of the results must know.
+    pub(crate) warnings: Vec<String>,
+}
 
 /// A run before its weights.
 pub(crate) struct Prepared {
@@ -38,7 +47,8 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<String>,
 }
 
-impl Prepared {
+impl Plan {
+    /// Resolves the recipe and finds the files.
     pub(crate) fn new(args: &FinetuneArgs) -> Result<Self> {
         let recipe_file = args.recipe.as_deref().map(locate::recipe).transpose()?;
         let mut layers = layers(args, recipe_file.as_deref())?;
@@ -47,23 +57,27 @@ impl Prepared {
             let text = "no data set given\nhelp: --dataset takes a name in configs/datasets, a TOML file, or a data file or folder";
             return Err(Failure(Exit::Usage, text.into()).into());
         }
-        let data = locate::dataset(&recipe.data.dataset, args.source)?;
+        let with_eval = recipe.train.eval_every > 0;
+        let mut data = locate::dataset(&recipe.data.dataset, recipe.source, with_eval)?;
         let explicit = layers.origin("model.name") != Origin::Default;
         // Whoever could not reach the Hub a moment ago need not wait for it again.
-        let source = match (&data.fallback, args.source) {
+        let source = match (&data.fallback, recipe.source) {
             (Some(_), SourceChoice::Auto) if !explicit => SourceChoice::Sample,
             (_, source) => source,
         };
         let model =
             locate::model(&recipe.model.name, Some(&recipe.model.revision), source, explicit)?;
         let mut warnings = Vec::new();
-        if let Some(why) = data.fallback.as_ref().or(model.fallback.as_ref()) {
+        if let Some(why) = data.fallback.clone().or(model.fallback.clone()) {
             if model.fallback.is_some() {
                 let file = recipe_file.map_or_else(|| locate::recipe(EMBEDDED_RECIPE), Ok)?;
                 layers = self::layers(args, Some(&file))?;
                 let reason = Origin::Chosen("stands in for the Hub's".into());
-                layers.set("model.name", &format!("{:?}", relative(&model.dir)), reason)?;
+                layers.put_text("model.name", &relative(&model.dir).to_string_lossy(), reason)?;
                 recipe = layers.resolve()?;
+                if data.fallback.is_some() {
+                    data = locate::dataset(&recipe.data.dataset, SourceChoice::Sample, true)?;
+                }
             }
             let what = match (&data.fallback, &model.fallback) {
                 (Some(_), Some(_)) => {
@@ -77,13 +91,26 @@ impl Prepared {
             warnings
                 .push(format!("{why}: {what}. This run shows the machinery, not a useful model."));
         }
-        let config = Config::from_dir(&model.dir)?;
+        Ok(Self { recipe, layers, data, model_dir: model.dir, warnings })
+    }
+
+    /// Opens everything but the weights. `clock`: the present, in Unix seconds, for templates that tell the date; a
+    /// resumed run keeps the one it began with, so that its tokens stay the same.
+    pub(crate) fn prepare(self, clock: i64) -> Result<Prepared> {
+        let Self { mut recipe, mut layers, data, model_dir, mut warnings } = self;
+        let reason = Origin::Chosen("the start of the run".into());
+        layers.set("data.clock", &clock.to_string(), reason)?;
+        recipe.data.clock = clock;
+        let config = Config::from_dir(&model_dir)?;
         let knobs = &recipe.data;
-        let encoder = Arc::new(load::encoder(
-            &model.dir,
+        warnings.extend(too_long(&config, knobs.seq_len)?);
+        let load::Encoding { encoder, note } = load::encoder(
+            &model_dir,
             data.config.template.as_deref(),
             Some(knobs.seq_len),
-        )?);
+            Some(clock),
+        )?;
+        warnings.extend(note);
         let rows = RowKnobs::from(&data.config);
         let dataset = Arc::new(Dataset::open(&data.train, &rows)?);
         let stream_knobs = StreamKnobs {
@@ -114,11 +141,11 @@ impl Prepared {
             }
             _ => None,
         };
-        let mut prepared = Self {
+        let mut prepared = Prepared {
             recipe,
             layers,
             data,
-            model_dir: model.dir,
+            model_dir,
             config,
             encoder,
             dataset,
@@ -130,13 +157,34 @@ impl Prepared {
         prepared.probe_template();
         Ok(prepared)
     }
+}
 
-    /// The first micro-batch, if its tokens are the model's; the stream then stands where it stood.
+/// Rows longer than the model's positions: an error where a position is a learned vector, a warning where it is a turn.
+fn too_long(config: &Config, seq_len: usize) -> Result<Option<String>> {
+    let max = config.max_position_embeddings;
+    if seq_len as i64 <= max {
+        return Ok(None);
+    }
+    let text = format!("data.seq_len = {seq_len}: the model was made for {max} positions");
+    match config.position {
+        Position::Learned => {
+            Err(Failure(Exit::BadConfig, format!("{text}\nhelp: at most --seq-len {max}")).into())
+        }
+        Position::Rotary { .. } => Ok(Some(text)),
+    }
+}
+
+/// The present, in Unix seconds.
+pub(crate) fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}
+
+impl Prepared {
+    /// The first micro-batch, if its tokens are the model's; the stream hands it out all the same.
     pub(crate) fn first_batch(&mut self) -> Result<Option<Batch>> {
         let vocab_size = self.config.vocab_size;
-        let start = self.stream.cursor();
-        let batch = self.stream.next().map_err(TrainError::Source)?;
-        self.stream.seek(start).map_err(TrainError::Source)?;
+        let batch = self.stream.peek()?;
         for (range, doc) in batch.iter().flat_map(|batch| batch.doc_ranges().zip(&batch.docs)) {
             let ids = batch.iter().flat_map(|batch| &batch.tokens[range.clone()]);
             if let Some(id) = ids.copied().find(|&id| i64::from(id) >= vocab_size) {
@@ -182,8 +230,11 @@ fn layers(args: &FinetuneArgs, recipe: Option<&Path>) -> Result<Layers> {
         [("--dataset", "data.dataset", &args.dataset), ("--model", "model.name", &args.model)];
     for (flag, key, value) in texts {
         if let Some(value) = value {
-            layers.set(key, &format!("{value:?}"), Origin::Flag(flag.into()))?;
+            layers.put_text(key, value, Origin::Flag(flag.into()))?;
         }
+    }
+    if let Some(source) = args.source {
+        layers.put_text("source", source.name(), Origin::Flag("--source".into()))?;
     }
     if args.from_scratch {
         layers.set("model.from_scratch", "true", Origin::Flag("--from-scratch".into()))?;

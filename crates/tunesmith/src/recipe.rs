@@ -5,6 +5,7 @@ mod write;
 
 pub(crate) use layers::{Layers, Origin};
 
+use crate::cli::SourceChoice;
 use serde::{Deserialize, Serialize};
 use tunesmith_data::{OnBadRow, Packing};
 use tunesmith_train::{AdamWKnobs, Schedule, TrainKnobs};
@@ -15,6 +16,8 @@ use tunesmith_train::{AdamWKnobs, Schedule, TrainKnobs};
 pub(crate) struct Recipe {
     /// Names every random choice.
     pub(crate) seed: u64,
+    /// Where models and data sets come from.
+    pub(crate) source: SourceChoice,
     pub(crate) model: ModelKnobs,
     pub(crate) data: DataKnobs,
     pub(crate) optimizer: AdamWKnobs,
@@ -68,6 +71,8 @@ pub(crate) struct DataKnobs {
     pub(crate) shuffle: bool,
     pub(crate) packing: Packing,
     pub(crate) on_bad_row: OnBadRow,
+    /// The present that chat templates tell the date from, in Unix seconds; 0: the start of the run.
+    pub(crate) clock: i64,
     /// Rows held out for evaluation, at most, taken from the data set's evaluation split.
     pub(crate) eval_rows: u64,
 }
@@ -88,6 +93,7 @@ impl Default for Recipe {
     fn default() -> Self {
         Self {
             seed: 42,
+            source: SourceChoice::default(),
             model: ModelKnobs::default(),
             data: DataKnobs::default(),
             optimizer: AdamWKnobs::default(),
@@ -119,6 +125,7 @@ impl Default for DataKnobs {
             shuffle: true,
             packing: Packing::BestFit,
             on_bad_row: OnBadRow::Stop,
+            clock: 0,
             eval_rows: 100,
         }
     }
@@ -178,6 +185,12 @@ impl Recipe {
                 "data.seq_len",
                 "at least 2 tokens",
                 self.data.seq_len.to_string(),
+            ),
+            (
+                self.data.eval_rows >= 1,
+                "data.eval_rows",
+                "at least 1",
+                self.data.eval_rows.to_string(),
             ),
             (self.data.batch >= 1, "data.batch", "at least 1", self.data.batch.to_string()),
             (

@@ -2,7 +2,11 @@
 
 use crate::{prepare::Prepared, run_dir::RunDir};
 use anyhow::{Context, Result};
-use std::time::{Duration, SystemTime};
+use std::{
+    io::Write,
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 use tunesmith_data::Ledger;
 use tunesmith_report::{
     Machine, Record, Report, format,
@@ -13,6 +17,9 @@ use tunesmith_report::{
     system,
 };
 use tunesmith_tokens::{Batch, Encoder, IGNORE};
+
+/// The release that this binary was built against; another one does not link.
+pub(crate) const LIBTORCH: &str = "2.11.0";
 
 /// What a finished run knows of itself.
 pub(crate) struct Facts<'a> {
@@ -94,26 +101,27 @@ pub(crate) fn write(facts_: &Facts, dir: &RunDir) -> Result<()> {
 }
 
 /// The end of a run on stdout: samples, and where everything is.
-#[expect(clippy::print_stdout, reason = "what a run made is its output")]
-pub(crate) fn say(facts: &Facts, dir: &RunDir) {
+pub(crate) fn say(facts: &Facts, dir: &RunDir) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
     for exchange in &facts.exchanges {
-        println!();
+        writeln!(out)?;
         for Turn { role, content } in &exchange.prompt {
-            println!("{role:>9}  {}", indented(content));
+            writeln!(out, "{role:>9}  {}", indented(content))?;
         }
         if let Some(before) = &exchange.before {
-            println!("   before  {}", indented(&clipped(&before.text, before.stopped)));
+            writeln!(out, "   before  {}", indented(&clipped(&before.text, before.stopped)))?;
         }
-        println!("    after  {}", indented(&clipped(&exchange.after.text, exchange.after.stopped)));
+        let after = &exchange.after;
+        writeln!(out, "    after  {}", indented(&clipped(&after.text, after.stopped)))?;
     }
     if let (Some(first), Some(last)) =
         (losses(&facts.records).next(), losses(&facts.records).last())
     {
-        println!("\nloss {} → {}", format::loss(first), format::loss(last));
+        writeln!(out, "\nloss {} → {}", format::loss(first), format::loss(last))?;
     }
-    println!("{}", facts.ledger);
-    println!("model   {}", dir.final_model().display());
-    println!("report  {}", dir.file("report.html").display());
+    writeln!(out, "{}", facts.ledger)?;
+    writeln!(out, "model   {}", dir.final_model().display())?;
+    writeln!(out, "report  {}", dir.file("report.html").display())
 }
 
 fn losses(records: &[Record]) -> impl Iterator<Item = f64> {
@@ -142,21 +150,30 @@ fn command() -> String {
 
 /// Each document of a batch as pieces of text with their trained tokens marked.
 pub(crate) fn documents(batch: &Batch, encoder: &Encoder) -> Vec<Document> {
-    let text = |id: u32| match encoder.tokenizer() {
-        Some(tokenizer) => tokenizer.decode(&[id], false).unwrap_or_default(),
-        None => format!("{id} "),
-    };
-    let of = |range: std::ops::Range<usize>, row| {
+    let of = |range: Range<usize>, row| {
+        let texts = pieces(&batch.tokens[range.clone()], encoder);
         // Labels are shifted: what is learned at i − 1 is the token at i.
         let trained = |i: usize| i > range.start && batch.labels[i - 1] != IGNORE;
-        let piece = |i: usize| Piece {
-            text: text(batch.tokens[i]),
-            trained: trained(i),
-            id: batch.tokens[i],
-        };
-        Document { row, pieces: range.clone().map(piece).collect() }
+        let piece = |(i, text)| Piece { text, trained: trained(i), id: batch.tokens[i] };
+        Document { row, pieces: range.clone().zip(texts).map(piece).collect() }
     };
     batch.doc_ranges().zip(&batch.docs).map(|(range, doc)| of(range, doc.row)).collect()
+}
+
+/// The text of each token, as it stands after the ones before it: a lone token of some tokenizers has lost its space.
+/// A character of several tokens stands at the last of them.
+fn pieces(ids: &[u32], encoder: &Encoder) -> Vec<String> {
+    let Some(tokenizer) = encoder.tokenizer() else {
+        return ids.iter().map(|id| format!("{id} ")).collect();
+    };
+    let mut stream = tokenizer.decode_stream(false);
+    // What cannot be decoded is shown as nothing: this is a page to look at.
+    let mut texts: Vec<String> =
+        ids.iter().map(|&id| stream.push(id).ok().flatten().unwrap_or_default()).collect();
+    if let (Some(last), Ok(Some(rest))) = (texts.last_mut(), stream.flush()) {
+        last.push_str(&rest);
+    }
+    texts
 }
 
 fn machine() -> Vec<(&'static str, String)> {
@@ -168,7 +185,7 @@ fn machine() -> Vec<(&'static str, String)> {
         ("cores", machine.n_cores.map(|n| n.to_string())),
         ("memory", machine.memory.map(format::bytes)),
         ("tunesmith", Some(env!("CARGO_PKG_VERSION").to_owned())),
-        ("libtorch", Some("2.11.0".to_owned())),
+        ("libtorch", Some(LIBTORCH.to_owned())),
     ];
     known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }

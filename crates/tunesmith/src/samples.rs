@@ -1,7 +1,7 @@
 //! The same prompts, answered before and after training.
 
-use crate::prepare::Prepared;
-use anyhow::Result;
+use crate::{exit::ConfigError, prepare::Prepared};
+use anyhow::{Context, Result};
 use tunesmith_data::Dataset;
 use tunesmith_model::Transformer;
 use tunesmith_report::html::{Answer, Exchange, Turn};
@@ -14,27 +14,42 @@ pub(crate) struct Prompt {
     ids: Vec<u32>,
 }
 
+/// Rows searched for prompts: they stand at the start, or nowhere.
+const SEARCHED_ROWS: u64 = 1000;
+
 /// The recipe's prompts; else those that come with the sample; else the first questions of the evaluation split, or
-/// of the training rows where there is none.
+/// of the training rows where there is none. All of them leave the model room to answer.
 pub(crate) fn prompts(prepared: &Prepared) -> Result<Vec<Prompt>> {
     let knobs = &prepared.recipe.samples;
     let encoder = &prepared.encoder;
     if encoder.tokenizer().is_none() || knobs.count == 0 {
         return Ok(Vec::new());
     }
+    let max = prepared.config.max_position_embeddings as usize;
+    let fits = |prompt: &Prompt| prompt.ids.len() + knobs.max_new_tokens <= max;
     if !knobs.prompts.is_empty() {
-        let ask = |text: &String| prompt(encoder, vec![Message::new("user", text.clone())]);
+        let ask = |text: &String| {
+            let prompt = prompt(encoder, vec![Message::new("user", text.clone())])
+                .map_err(|e| ConfigError::new("samples.prompts", format!("{text:?}: {e}"), ""))?;
+            if fits(&prompt) {
+                return Ok(prompt);
+            }
+            let problem = format!("{text:?}: {} tokens leave no room in {max}", prompt.ids.len());
+            Err(ConfigError::new("samples.prompts", problem, "shorten it").into())
+        };
         return knobs.prompts.iter().take(knobs.count).map(ask).collect();
     }
     if let (Some(_), Some(path)) = (&prepared.data.fallback, &prepared.data.config.sample_prompts) {
-        let text = std::fs::read_to_string(path)?;
-        let conversations =
-            text.lines().take(knobs.count).map(serde_json::from_str::<Conversation>);
-        return conversations.map(|conversation| prompt(encoder, conversation?.messages)).collect();
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let conversations = text.lines().map(serde_json::from_str::<Conversation>);
+        let prompts = conversations.map(|conversation| prompt(encoder, conversation?.messages));
+        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        return Ok(prompts.into_iter().filter(fits).take(knobs.count).collect());
     }
     let rows: &Dataset = prepared.held_out_rows.as_deref().unwrap_or(&prepared.dataset);
-    let found = (0..rows.len()).filter_map(|row| from_row(encoder, rows.sample(row).ok()?));
-    Ok(found.take(knobs.count).collect())
+    let searched = 0..rows.len().min(SEARCHED_ROWS);
+    let found = searched.filter_map(|row| from_row(encoder, rows.sample(row).ok()?));
+    Ok(found.filter(fits).take(knobs.count).collect())
 }
 
 fn prompt(encoder: &Encoder, messages: Vec<Message>) -> Result<Prompt> {

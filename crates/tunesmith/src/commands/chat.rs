@@ -10,13 +10,13 @@ use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
 };
-use tunesmith_sample::{SamplerKnobs, generate};
+use tunesmith_sample::{GenerateError, SamplerKnobs, generate};
 use tunesmith_tokens::{Conversation, Message};
 
 pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
     let knobs = SamplerKnobs::from(&args.sampler);
     knobs.check().map_err(|problem| Failure(Exit::Usage, problem))?;
-    let (model, encoder) = load::model(&args.model, None)?;
+    let (model, encoder) = load::model(&args.model, None, None)?;
     let Some(tokenizer) = encoder.tokenizer() else {
         return Err(Failure(
             Exit::NoInput,
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
     let n_system = conversation.messages.len();
     let interactive = std::io::stdin().is_terminal();
     if interactive {
-        tracing::info!("an empty line or Ctrl-D ends, /reset starts anew");
+        tracing::info!("Ctrl-D or /exit ends, /reset starts anew");
     }
     let mut out = std::io::stdout();
     loop {
@@ -39,12 +39,17 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
             out.flush()?;
         }
         let mut line = String::new();
-        if std::io::stdin().read_line(&mut line)? == 0 || line.trim().is_empty() {
+        if std::io::stdin().read_line(&mut line)? == 0 {
             return Ok(ExitCode::SUCCESS);
         }
-        if line.trim() == "/reset" {
-            conversation.messages.truncate(n_system);
-            continue;
+        match line.trim() {
+            "" => continue,
+            "/exit" => return Ok(ExitCode::SUCCESS),
+            "/reset" => {
+                conversation.messages.truncate(n_system);
+                continue;
+            }
+            _ => {}
         }
         conversation.messages.push(Message::new("user", line.trim_end_matches(['\r', '\n'])));
         let prompt = encoder.prompt(&conversation)?;
@@ -52,7 +57,17 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
         let mut say = |_, text: &str| {
             broken = broken.take().or(write!(out, "{text}").and_then(|()| out.flush()).err());
         };
-        let answers = generate(&model, Some(tokenizer), &[prompt], &stop_ids, &knobs, &mut say)?;
+        let answers =
+            match generate(&model, Some(tokenizer), &[prompt], &stop_ids, &knobs, &mut say) {
+                Err(GenerateError::PromptTooLong { n_tokens, max, .. }) => {
+                    tracing::warn!(
+                        "{n_tokens} tokens leave no room in the model's {max}; /reset starts anew"
+                    );
+                    conversation.messages.pop();
+                    continue;
+                }
+                answers => answers?,
+            };
         broken.map_or(Ok(()), Err)?;
         writeln!(out)?;
         conversation

@@ -4,11 +4,12 @@ use crate::{
     cli::FinetuneArgs,
     commands::data::print_documents,
     exit::{Exit, Failure},
-    prepare::Prepared,
+    prepare::{Plan, now},
     report,
 };
 use anyhow::Result;
 use std::{io::Write, process::ExitCode};
+use tunesmith_data::OnBadRow;
 use tunesmith_tokens::IGNORE;
 
 /// Errors of rows shown in full; the rest is counted.
@@ -17,9 +18,9 @@ const SHOWN_ERRORS: usize = 20;
 const SHOWN_DOCUMENTS: usize = 3;
 
 pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
-    let mut prepared = Prepared::new(args)?;
+    let mut prepared = Plan::new(args)?.prepare(now())?;
     let rows = prepared.dataset.check(SHOWN_ERRORS, Some(&prepared.encoder));
-    if !rows.is_sound() {
+    if !rows.is_sound() && prepared.recipe.data.on_bad_row == OnBadRow::Stop {
         let text = rows.to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text); // said once, by whoever prints it
         return Err(Failure(Exit::BadData, text.to_owned()).into());
@@ -42,9 +43,10 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     )?;
     writeln!(
         out,
-        "data         {} rows of {}, all sound",
+        "data         {} rows of {}, {} malformed",
         prepared.dataset.len(),
-        prepared.data.name
+        prepared.data.name,
+        rows.n_errors
     )?;
     writeln!(
         out,

@@ -1,6 +1,12 @@
 //! `tunesmith data show`: rows as text and as tokens, with the trained ones marked.
 
-use crate::{cli::ShowArgs, load, locate, recipe::Recipe, report};
+use crate::{
+    cli::ShowArgs,
+    load::{self, Encoding},
+    locate,
+    recipe::Recipe,
+    report,
+};
 use anyhow::Result;
 use serde_json::json;
 use std::{
@@ -32,15 +38,19 @@ pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode> {
 }
 
 fn open(args: &ShowArgs) -> Result<(Dataset, Arc<Encoder>)> {
-    let data = locate::dataset(&args.input.dataset, args.input.source)?;
+    let source = args.input.source.unwrap_or_default();
+    let data = locate::dataset(&args.input.dataset, source, false)?;
+    data.say_fallback();
     let name = args.input.model.clone().unwrap_or_else(|| Recipe::default().model.name);
-    let model = locate::model(&name, None, args.input.source, args.input.model.is_some())?;
-    for why in data.fallback.iter().chain(&model.fallback) {
-        tracing::warn!("{why}: what ships with tunesmith stands in");
+    let model = locate::model(&name, None, source, args.input.model.is_some())?;
+    if let Some(why) = &model.fallback {
+        tracing::warn!("{why}: the model that ships with tunesmith stands in");
     }
-    let encoder = load::encoder(&model.dir, data.config.template.as_deref(), args.seq_len)?;
+    let Encoding { encoder, note } =
+        load::encoder(&model.dir, data.config.template.as_deref(), args.seq_len, None)?;
+    note.iter().for_each(|note| tracing::info!("{note}"));
     let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
-    Ok((dataset, Arc::new(encoder)))
+    Ok((dataset, encoder))
 }
 
 /// Documents on stdout: trained tokens green on a terminal, in ⟦…⟧ elsewhere.

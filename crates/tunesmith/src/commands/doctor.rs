@@ -1,6 +1,6 @@
 //! `tunesmith doctor`: what is there, and what to do about what is not.
 
-use crate::locate;
+use crate::{exit::Exit, locate, report::LIBTORCH};
 use anyhow::Result;
 use std::{
     io::Write,
@@ -14,7 +14,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let machine = Machine::read();
     let mut lines = vec![
         Line::good("tunesmith", env!("CARGO_PKG_VERSION").to_owned()),
-        Line::good("libtorch", format!("2.11.0, {} threads", tch::get_num_threads())),
+        Line::good("libtorch", format!("{LIBTORCH}, {} threads", tch::get_num_threads())),
         Line::good("processor", machine.cpu.unwrap_or_else(|| "unknown".into())),
         Line::good("memory", machine.memory.map_or("unknown".into(), format::bytes)),
         gpu(),
@@ -42,7 +42,8 @@ pub(crate) fn run() -> Result<ExitCode> {
             writeln!(out, "  help: {help}")?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    let sound = lines.iter().all(|line| line.help.is_none());
+    Ok(if sound { ExitCode::SUCCESS } else { Exit::BadConfig.into() })
 }
 
 struct Line {

@@ -4,7 +4,7 @@ use crate::{
     cli::FinetuneArgs,
     exit::{Exit, Failure},
     load,
-    prepare::Prepared,
+    prepare::{Plan, Prepared, now},
     recipe::Recipe,
     report::{self, Facts},
     run_dir::RunDir,
@@ -30,12 +30,14 @@ use tunesmith_train::{
 pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let stop = stop_on_signals()?;
     let started = Instant::now();
-    let mut prepared = Prepared::new(args)?;
-    prepared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-
-    let dir = RunDir::open(args.out.as_deref(), &prepared.data.name, args.resume)?;
-    let identity = identity(&prepared)?;
+    let plan = Plan::new(args)?;
+    let dir = RunDir::open(args.out.as_deref(), &plan.data.name, args.resume)?;
     let checkpoint = Checkpoint::newest(&dir.checkpoints())?;
+    let began = checkpoint.as_ref().and_then(|c| c.state.extra["identity"]["clock"].as_i64());
+    let given = Some(plan.recipe.data.clock).filter(|&clock| clock != 0);
+    let mut prepared = plan.prepare(began.or(given).unwrap_or_else(now))?;
+    prepared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let identity = identity(&prepared)?;
     let steps = prepared.recipe.train.max_steps;
     if let Some(checkpoint) = &checkpoint {
         refuse_changes(&checkpoint.state.extra["identity"], &identity, dir.root())?;
@@ -62,6 +64,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         tracing::info!("{}: no checkpoint yet, starting at step 0", dir.root().display());
     }
     let first_batch = prepared.first_batch()?;
+    let prompts = samples::prompts(&prepared)?;
     // Every input has been read: from here on the directory holds a run, and one that is not finished.
     dir.remove("report.html")?;
     dir.write("recipe.toml", &prepared.layers.to_toml(&header(&prepared)))?;
@@ -128,7 +131,6 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     drop(optimizer); // its moments are larger than the model that answers below
     save_final(&dir.final_model(), &model, &prepared)?;
 
-    let prompts = samples::prompts(&prepared)?;
     let max_new_tokens = prepared.recipe.samples.max_new_tokens;
     let after = samples::answer(&model, &prepared.encoder, &prompts, max_new_tokens)?;
     // The untrained model answers last, so that a run starts training at once.
@@ -151,10 +153,10 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         exchanges: samples::exchanges(&prompts, before.as_deref(), &after),
         training,
         total: started.elapsed(),
-        num_tokens: state.num_tokens,
+        num_tokens: state.num_tokens - tokens_before,
     };
     report::write(&facts, &dir)?;
-    report::say(&facts, &dir);
+    report::say(&facts, &dir)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -205,6 +207,10 @@ fn identity(prepared: &Prepared) -> Result<Value> {
         "data": prepared.dataset.fingerprint()?,
         "model": recipe.model.name,
         "seed": recipe.seed,
+        "clock": data.clock,
+        "revision": recipe.model.revision,
+        "tokens": token_files(&prepared.model_dir)?,
+        "on_bad_row": data.on_bad_row,
         "dtype": recipe.model.dtype,
         "seq_len": data.seq_len,
         "batch": data.batch,
@@ -214,6 +220,14 @@ fn identity(prepared: &Prepared) -> Result<Value> {
         "optimizer": recipe.optimizer,
         "schedule": recipe.schedule,
     }))
+}
+
+/// A fingerprint of tokenizer and template: other files make other tokens.
+fn token_files(model_dir: &Path) -> Result<String> {
+    let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+    let files: Vec<_> =
+        names.map(|name| model_dir.join(name)).into_iter().filter(|path| path.exists()).collect();
+    Ok(tunesmith_data::fingerprint(&files)?)
 }
 
 fn refuse_changes(saved: &Value, now: &Value, root: &Path) -> Result<()> {

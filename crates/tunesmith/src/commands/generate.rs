@@ -14,7 +14,7 @@ use tunesmith_tokens::{Conversation, Encoder};
 pub(crate) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let knobs = SamplerKnobs::from(&args.sampler);
     knobs.check().map_err(|problem| Failure(Exit::Usage, problem))?;
-    let (model, encoder) = load::model(&args.model, None)?;
+    let (model, encoder) = load::model(&args.model, None, None)?;
     let prompts = prompts(&args.prompt, &encoder)?;
     let tokenizer = encoder.tokenizer().map(AsRef::as_ref);
     // One answer flows to the terminal as it comes; several are printed one after the other.

@@ -9,8 +9,9 @@ use tunesmith_data::{Dataset, RowKnobs};
 use tunesmith_model::{Ragged, Transformer};
 
 pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
-    let data = locate::dataset(&args.data, args.model.source)?;
-    let (model, encoder) = load::model(&args.model, args.seq_len)?;
+    let data = locate::dataset(&args.data, args.model.source.unwrap_or_default(), false)?;
+    data.say_fallback();
+    let (model, encoder) = load::model(&args.model, data.config.template.as_deref(), args.seq_len)?;
     let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
     let mut out = std::io::stdout().lock();
     let (mut total, mut count, mut correct, mut n_rows) = (0.0, 0u64, 0u64, 0u64);
@@ -37,9 +38,12 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
         }
     }
     if !args.json {
-        let n = count.max(1) as f64;
         writeln!(out, "rows            {n_rows}")?;
         writeln!(out, "trained tokens  {count}")?;
+        if count == 0 {
+            return Ok(ExitCode::SUCCESS); // nothing to average over
+        }
+        let n = count as f64;
         writeln!(out, "loss            {:.6}", -total / n)?;
         writeln!(out, "perplexity      {:.4}", (-total / n).exp())?;
         writeln!(out, "accuracy        {:.4}", correct as f64 / n)?;

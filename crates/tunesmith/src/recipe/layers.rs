@@ -66,6 +66,16 @@ impl Layers {
         self.put(key, value.unwrap_or_else(|| Value::String(text.to_owned())), origin)
     }
 
+    /// Sets one string, whatever is in it.
+    pub(crate) fn put_text(
+        &mut self,
+        key: &str,
+        text: &str,
+        origin: Origin,
+    ) -> Result<(), ConfigError> {
+        self.put(key, Value::String(text.to_owned()), origin)
+    }
+
     /// `KEY=VALUE`, as `--set` takes it.
     pub(crate) fn assignment(&mut self, assignment: &str) -> Result<(), ConfigError> {
         let origin = Origin::Flag(format!("--set {assignment}"));

@@ -8,7 +8,7 @@ impl Layers {
     pub(crate) fn to_toml(&self, header: &[String]) -> String {
         let mut text = String::new();
         for line in header {
-            let _ = writeln!(text, "# {line}"); // writing to a String cannot fail
+            let _ = writeln!(text, "# {}", one_line(line)); // writing to a String cannot fail
         }
         let leaves = self.leaves();
         let width = leaves
@@ -28,10 +28,16 @@ impl Layers {
                 section = table;
             }
             let pair = format!("{} = {value}", leaf(key));
+            let origin = one_line(&origin.to_string());
             let _ = writeln!(text, "{pair:<0$}  # {origin}", width + 3);
         }
         text
     }
+}
+
+/// A comment ends where its line does.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
 }
 
 fn leaf(key: &str) -> &str {
