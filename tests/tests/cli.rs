@@ -42,92 +42,90 @@ fn help_of_finetune() {
     check(
         "finetune --help",
         expect![[r#"
-        Train a model on a data set
+            Train a model on a data set
 
-        Usage: tunesmith finetune [OPTIONS]
+            Usage: tunesmith finetune [OPTIONS]
 
-        Options:
-              --dataset <DATASET>
-                  A name in configs/datasets, a TOML file, or a data file or folder
+            Options:
+                  --dataset <DATASET>
+                      A name in configs/datasets, a TOML file, or a data file or folder
 
-              --model <MODEL>
-                  A Hub id, or a model directory
+                  --model <MODEL>
+                      A Hub id, or a model directory
 
-              --recipe <RECIPE>
-                  A name in configs/recipes, or a TOML file
+                  --recipe <RECIPE>
+                      A name in configs/recipes, or a TOML file
 
-              --out <OUT>
-                  The run directory [default: runs/<dataset>]
+                  --out <OUT>
+                      The run directory [default: runs/<dataset>]
 
-              --resume
-                  Continue from the newest good checkpoint; start where there is none yet
+                  --resume
+                      Continue from the newest good checkpoint; start where there is none yet
 
-              --from-scratch
-                  Start from fresh weights instead of the model's
+                  --from-scratch
+                      Start from fresh weights instead of the model's
 
-              --source <SOURCE>
-                  Where models and data sets come from
+                  --source <SOURCE>
+                      Where models and data sets come from [default: auto]
 
-                  Possible values:
-                  - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
-                    ship in data/
-                  - hub:    The Hub and its cache, nothing else
-                  - sample: The model and the sample that ship in data/
+                      Possible values:
+                      - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
+                        ship in data/
+                      - hub:    The Hub and its cache, nothing else
+                      - sample: The model and the sample that ship in data/
 
-                  [default: auto]
+                  --set <KEY=VALUE>
+                      Set any value of the recipe, such as optimizer.weight_decay=0.1
 
-              --set <KEY=VALUE>
-                  Set any value of the recipe, such as optimizer.weight_decay=0.1
+              -v, --verbose...
+                      More on stderr: -v for debug, -vv for everything
 
-          -v, --verbose...
-                  More on stderr: -v for debug, -vv for everything
+              -h, --help
+                      Print help (see a summary with '-h')
 
-          -h, --help
-                  Print help (see a summary with '-h')
+            Short for --set:
+                  --max-steps <MAX_STEPS>
+                      train.max_steps: optimizer steps; wins over epochs
 
-        Short for --set:
-              --max-steps <MAX_STEPS>
-                  train.max_steps: optimizer steps; wins over epochs
+                  --epochs <EPOCHS>
+                      train.epochs: passes over the data
 
-              --epochs <EPOCHS>
-                  train.epochs: passes over the data
+                  --lr <LR>
+                      schedule.lr: peak learning rate
 
-              --lr <LR>
-                  schedule.lr: peak learning rate
+                  --seq-len <SEQ_LEN>
+                      data.seq_len: tokens of a packed row
 
-              --seq-len <SEQ_LEN>
-                  data.seq_len: tokens of a packed row
+                  --batch <BATCH>
+                      data.batch: packed rows of a micro-batch
 
-              --batch <BATCH>
-                  data.batch: packed rows of a micro-batch
+                  --accumulate <ACCUMULATE>
+                      train.accumulate: micro-batches of a step
 
-              --accumulate <ACCUMULATE>
-                  train.accumulate: micro-batches of a step
+                  --dtype <DTYPE>
+                      model.dtype: fp32 or bf16
 
-              --dtype <DTYPE>
-                  model.dtype: fp32 or bf16
+                  --device <DEVICE>
+                      model.device: cpu or cuda
 
-              --device <DEVICE>
-                  model.device: cpu or cuda
+                  --seed <SEED>
+                      seed: names every random choice
 
-              --seed <SEED>
-                  seed: names every random choice
+                  --no-shuffle
+                      data.shuffle = false: rows in the order of the files
 
-              --no-shuffle
-                  data.shuffle = false: rows in the order of the files
+                  --packing <PACKING>
+                      data.packing: best-fit or none
 
-              --packing <PACKING>
-                  data.packing: best-fit or none
+                  --on-bad-row <ON_BAD_ROW>
+                      data.on_bad_row: stop or skip
 
-              --on-bad-row <ON_BAD_ROW>
-                  data.on_bad_row: stop or skip
+                  --save-every <SAVE_EVERY>
+                      train.save_every: steps between checkpoints
 
-              --save-every <SAVE_EVERY>
-                  train.save_every: steps between checkpoints
-
-              --eval-every <EVAL_EVERY>
-                  train.eval_every: steps between evaluations
-    "#]],
+                  --eval-every <EVAL_EVERY>
+                      train.eval_every: steps between evaluations
+        "#]],
     );
 }
 
@@ -166,45 +164,43 @@ fn help_of_data_show() {
     check(
         "data show --help",
         expect![[r#"
-        Rows as text and as tokens, with the trained ones marked
+            Rows as text and as tokens, with the trained ones marked
 
-        Usage: tunesmith data show [OPTIONS] --dataset <DATASET>
+            Usage: tunesmith data show [OPTIONS] --dataset <DATASET>
 
-        Options:
-              --dataset <DATASET>
-                  A name in configs/datasets, a TOML file, or a data file or folder
+            Options:
+                  --dataset <DATASET>
+                      A name in configs/datasets, a TOML file, or a data file or folder
 
-              --model <MODEL>
-                  A Hub id, or a model directory
+                  --model <MODEL>
+                      A Hub id, or a model directory
 
-              --source <SOURCE>
-                  Where models and data sets come from
+                  --source <SOURCE>
+                      Where models and data sets come from [default: auto]
 
-                  Possible values:
-                  - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
-                    ship in data/
-                  - hub:    The Hub and its cache, nothing else
-                  - sample: The model and the sample that ship in data/
+                      Possible values:
+                      - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
+                        ship in data/
+                      - hub:    The Hub and its cache, nothing else
+                      - sample: The model and the sample that ship in data/
 
-                  [default: auto]
+                  --rows <ROWS>
+                      How many rows
 
-              --rows <ROWS>
-                  How many rows
+                      [default: 3]
 
-                  [default: 3]
+                  --seq-len <SEQ_LEN>
+                      Tokens of a row at most; longer ones are cut
 
-              --seq-len <SEQ_LEN>
-                  Tokens of a row at most; longer ones are cut
+                  --json
+                      One JSON object per line: row, ids, trained, text
 
-              --json
-                  One JSON object per line: row, ids, trained, text
+              -v, --verbose...
+                      More on stderr: -v for debug, -vv for everything
 
-          -v, --verbose...
-                  More on stderr: -v for debug, -vv for everything
-
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
 }
 
@@ -213,51 +209,49 @@ fn help_of_score() {
     check(
         "score --help",
         expect![[r#"
-        Log-probabilities and perplexity of a file
+            Log-probabilities and perplexity of a file
 
-        Usage: tunesmith score [OPTIONS] --model <MODEL> --data <DATA>
+            Usage: tunesmith score [OPTIONS] --model <MODEL> --data <DATA>
 
-        Options:
-              --model <MODEL>
-                  A Hub id, a model directory, or a run directory
+            Options:
+                  --model <MODEL>
+                      A Hub id, a model directory, or a run directory
 
-              --dtype <DTYPE>
-                  fp32 or bf16 [default: the dtype of the weights]
+                  --dtype <DTYPE>
+                      fp32 or bf16 [default: the dtype of the weights]
 
-              --device <DEVICE>
-                  cpu or cuda
+                  --device <DEVICE>
+                      cpu or cuda
 
-                  [default: cpu]
+                      [default: cpu]
 
-              --source <SOURCE>
-                  Where models come from
+                  --source <SOURCE>
+                      Where models come from [default: auto]
 
-                  Possible values:
-                  - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
-                    ship in data/
-                  - hub:    The Hub and its cache, nothing else
-                  - sample: The model and the sample that ship in data/
+                      Possible values:
+                      - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
+                        ship in data/
+                      - hub:    The Hub and its cache, nothing else
+                      - sample: The model and the sample that ship in data/
 
-                  [default: auto]
+                  --data <DATA>
+                      A data file or folder, or a name in configs/datasets
 
-              --data <DATA>
-                  A data file or folder, or a name in configs/datasets
+                  --rows <ROWS>
+                      How many rows [default: all]
 
-              --rows <ROWS>
-                  How many rows [default: all]
+                  --seq-len <SEQ_LEN>
+                      Tokens of a row at most; longer ones are cut
 
-              --seq-len <SEQ_LEN>
-                  Tokens of a row at most; longer ones are cut
+                  --json
+                      One JSON object per line: row, ids, trained, token_logprobs, logprob, trained_tokens
 
-              --json
-                  One JSON object per line: row, ids, trained, token_logprobs, logprob, trained_tokens
+              -v, --verbose...
+                      More on stderr: -v for debug, -vv for everything
 
-          -v, --verbose...
-                  More on stderr: -v for debug, -vv for everything
-
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
 }
 
@@ -266,91 +260,89 @@ fn help_of_generate() {
     check(
         "generate --help",
         expect![[r#"
-        Answer a prompt
+            Answer a prompt
 
-        Usage: tunesmith generate [OPTIONS] --model <MODEL> <--prompt <PROMPT>|--messages <MESSAGES>|--prompt-ids <PROMPT_IDS>>
+            Usage: tunesmith generate [OPTIONS] --model <MODEL> <--prompt <PROMPT>|--messages <MESSAGES>|--prompt-ids <PROMPT_IDS>>
 
-        Options:
-              --model <MODEL>
-                  A Hub id, a model directory, or a run directory
+            Options:
+                  --model <MODEL>
+                      A Hub id, a model directory, or a run directory
 
-              --dtype <DTYPE>
-                  fp32 or bf16 [default: the dtype of the weights]
+                  --dtype <DTYPE>
+                      fp32 or bf16 [default: the dtype of the weights]
 
-              --device <DEVICE>
-                  cpu or cuda
+                  --device <DEVICE>
+                      cpu or cuda
 
-                  [default: cpu]
+                      [default: cpu]
 
-              --source <SOURCE>
-                  Where models come from
+                  --source <SOURCE>
+                      Where models come from [default: auto]
 
-                  Possible values:
-                  - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
-                    ship in data/
-                  - hub:    The Hub and its cache, nothing else
-                  - sample: The model and the sample that ship in data/
+                      Possible values:
+                      - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
+                        ship in data/
+                      - hub:    The Hub and its cache, nothing else
+                      - sample: The model and the sample that ship in data/
 
-                  [default: auto]
+                  --prompt <PROMPT>
+                      Plain text, continued as it stands
 
-              --prompt <PROMPT>
-                  Plain text, continued as it stands
+                  --messages <MESSAGES>
+                      A JSON file: a list of messages, {"messages": […]}, or one of these per line; answered
+                      through the chat template
 
-              --messages <MESSAGES>
-                  A JSON file: a list of messages, {"messages": […]}, or one of these per line; answered
-                  through the chat template
+                  --prompt-ids <PROMPT_IDS>
+                      Token ids, such as 1,2,3
 
-              --prompt-ids <PROMPT_IDS>
-                  Token ids, such as 1,2,3
+              -v, --verbose...
+                      More on stderr: -v for debug, -vv for everything
 
-          -v, --verbose...
-                  More on stderr: -v for debug, -vv for everything
+              -h, --help
+                      Print help (see a summary with '-h')
 
-          -h, --help
-                  Print help (see a summary with '-h')
+            Sampler:
+                  --temperature <TEMPERATURE>
+                      Divides the scores; 0 is greedy
 
-        Sampler:
-              --temperature <TEMPERATURE>
-                  Divides the scores; 0 is greedy
+                      [default: 0]
 
-                  [default: 0]
+                  --top-k <TOP_K>
+                      Keep the k best tokens; 0 keeps all
 
-              --top-k <TOP_K>
-                  Keep the k best tokens; 0 keeps all
+                      [default: 0]
 
-                  [default: 0]
+                  --top-p <TOP_P>
+                      Keep the smallest set of tokens whose probability reaches this
 
-              --top-p <TOP_P>
-                  Keep the smallest set of tokens whose probability reaches this
+                      [default: 1]
 
-                  [default: 1]
+                  --min-p <MIN_P>
+                      Keep tokens at least this share as probable as the best
 
-              --min-p <MIN_P>
-                  Keep tokens at least this share as probable as the best
+                      [default: 0]
 
-                  [default: 0]
+                  --repetition-penalty <REPETITION_PENALTY>
+                      Above 1, makes tokens that occurred less likely
 
-              --repetition-penalty <REPETITION_PENALTY>
-                  Above 1, makes tokens that occurred less likely
+                      [default: 1]
 
-                  [default: 1]
+                  --max-new-tokens <MAX_NEW_TOKENS>
+                      Tokens generated at most
 
-              --max-new-tokens <MAX_NEW_TOKENS>
-                  Tokens generated at most
+                      [default: 256]
 
-                  [default: 256]
+                  --stop <STOP>
+                      Text that ends the answer; may be repeated
 
-              --stop <STOP>
-                  Text that ends the answer; may be repeated
+                  --seed <SEED>
+                      Names the draw
 
-              --seed <SEED>
-                  Names the draw
+                      [default: 0]
 
-                  [default: 0]
-
-              --json
-                  One JSON object per line: prompt_ids, ids, text, finish_reason
-    "#]],
+                  --json
+                      One JSON object per line: prompt_ids, ids, text, finish_reason
+        "#]],
     );
 }
 
@@ -359,81 +351,79 @@ fn help_of_chat() {
     check(
         "chat --help",
         expect![[r#"
-        Talk with a model
+            Talk with a model
 
-        Usage: tunesmith chat [OPTIONS] --model <MODEL>
+            Usage: tunesmith chat [OPTIONS] --model <MODEL>
 
-        Options:
-              --model <MODEL>
-                  A Hub id, a model directory, or a run directory
+            Options:
+                  --model <MODEL>
+                      A Hub id, a model directory, or a run directory
 
-              --dtype <DTYPE>
-                  fp32 or bf16 [default: the dtype of the weights]
+                  --dtype <DTYPE>
+                      fp32 or bf16 [default: the dtype of the weights]
 
-              --device <DEVICE>
-                  cpu or cuda
+                  --device <DEVICE>
+                      cpu or cuda
 
-                  [default: cpu]
+                      [default: cpu]
 
-              --source <SOURCE>
-                  Where models come from
+                  --source <SOURCE>
+                      Where models come from [default: auto]
 
-                  Possible values:
-                  - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
-                    ship in data/
-                  - hub:    The Hub and its cache, nothing else
-                  - sample: The model and the sample that ship in data/
+                      Possible values:
+                      - auto:   The Hub and its cache; where it cannot be reached, the model and the sample that
+                        ship in data/
+                      - hub:    The Hub and its cache, nothing else
+                      - sample: The model and the sample that ship in data/
 
-                  [default: auto]
+                  --system <SYSTEM>
+                      A system message
 
-              --system <SYSTEM>
-                  A system message
+              -v, --verbose...
+                      More on stderr: -v for debug, -vv for everything
 
-          -v, --verbose...
-                  More on stderr: -v for debug, -vv for everything
+              -h, --help
+                      Print help (see a summary with '-h')
 
-          -h, --help
-                  Print help (see a summary with '-h')
+            Sampler:
+                  --temperature <TEMPERATURE>
+                      Divides the scores; 0 is greedy
 
-        Sampler:
-              --temperature <TEMPERATURE>
-                  Divides the scores; 0 is greedy
+                      [default: 0]
 
-                  [default: 0]
+                  --top-k <TOP_K>
+                      Keep the k best tokens; 0 keeps all
 
-              --top-k <TOP_K>
-                  Keep the k best tokens; 0 keeps all
+                      [default: 0]
 
-                  [default: 0]
+                  --top-p <TOP_P>
+                      Keep the smallest set of tokens whose probability reaches this
 
-              --top-p <TOP_P>
-                  Keep the smallest set of tokens whose probability reaches this
+                      [default: 1]
 
-                  [default: 1]
+                  --min-p <MIN_P>
+                      Keep tokens at least this share as probable as the best
 
-              --min-p <MIN_P>
-                  Keep tokens at least this share as probable as the best
+                      [default: 0]
 
-                  [default: 0]
+                  --repetition-penalty <REPETITION_PENALTY>
+                      Above 1, makes tokens that occurred less likely
 
-              --repetition-penalty <REPETITION_PENALTY>
-                  Above 1, makes tokens that occurred less likely
+                      [default: 1]
 
-                  [default: 1]
+                  --max-new-tokens <MAX_NEW_TOKENS>
+                      Tokens generated at most
 
-              --max-new-tokens <MAX_NEW_TOKENS>
-                  Tokens generated at most
+                      [default: 256]
 
-                  [default: 256]
+                  --stop <STOP>
+                      Text that ends the answer; may be repeated
 
-              --stop <STOP>
-                  Text that ends the answer; may be repeated
+                  --seed <SEED>
+                      Names the draw
 
-              --seed <SEED>
-                  Names the draw
-
-                  [default: 0]
-    "#]],
+                      [default: 0]
+        "#]],
     );
 }
 

@@ -102,6 +102,7 @@ fn conversations_for_a_model_without_tokenizer() {
         rows,
         78,
         expect![[r#"
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
             error: row 0 is text, and the model has no tokenizer
             help: give rows of token ids (input_ids)
         "#]],
@@ -115,6 +116,7 @@ fn token_outside_the_vocabulary() {
         "{\"input_ids\": [1, 96, 3]}\n",
         65,
         expect![[r#"
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
             error: row 0: token id 96 is outside the model's vocabulary of 96
             help: the tokenizer and the model do not belong together
         "#]],
@@ -125,9 +127,10 @@ fn token_outside_the_vocabulary() {
         "generate --model llama3 --prompt-ids 96",
         65,
         expect![[r#"
-        error: token id 96 is outside the vocabulary of 96
-        help: the tokenizer and the model do not belong together
-    "#]],
+             INFO the model has no tokenizer.json: rows must be token ids, and there is no text to show
+            error: token id 96 is outside the vocabulary of 96
+            help: the tokenizer and the model do not belong together
+        "#]],
     );
 }
 
@@ -138,9 +141,10 @@ fn nothing_trained() {
         "{\"input_ids\": [1, 2], \"labels\": [-100, -100]}\n",
         65,
         expect![[r#"
-        error: expected at least one row with a trained token, found none in 1 rows
-        help: `tunesmith data show` marks what is trained in a row; a larger seq_len cuts less off
-    "#]],
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
+            error: expected at least one row with a trained token, found none in 1 rows
+            help: `tunesmith data show` marks what is trained in a row; a larger seq_len cuts less off
+        "#]],
     );
 }
 
@@ -170,6 +174,7 @@ fn missing_shard() {
         &TRAIN.replace("llama3", "sharded"),
         66,
         expect![[r#"
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
             error: sharded: 1 of 4 weight shards are missing: model-00002-of-00004.safetensors
             help: download the model again
         "#]],
@@ -196,9 +201,10 @@ fn truncated_safetensors() {
         &TRAIN.replace("llama3", "cut"),
         65,
         expect![[r#"
-        error: cut/model.safetensors: truncated: 88660 of 88760 bytes
-        help: the download or the copy broke off; fetch the file again
-    "#]],
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
+            error: cut/model.safetensors: truncated: 88660 of 88760 bytes
+            help: the download or the copy broke off; fetch the file again
+        "#]],
     );
     check(
         &place,
@@ -224,6 +230,7 @@ fn weights_of_another_model() {
         &TRAIN.replace("llama3", "mixed"),
         65,
         expect![[r#"
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
             error: mixed: 9 tensors missing from the weights: model.layers.2.input_layernorm.weight, model.layers.2.self_attn.q_proj.weight, model.layers.2.self_attn.k_proj.weight, model.layers.2.self_attn.v_proj.weight, model.layers.2.self_attn.o_proj.weight and 4 more
             help: config.json and the weights do not belong together, or the download is not complete
         "#]],
@@ -701,9 +708,10 @@ fn broken_messages() {
         "generate --model llama3 --prompt hello",
         66,
         expect![[r#"
-        error: the model has no tokenizer.json
-        help: give token ids with --prompt-ids
-    "#]],
+             INFO the model has no tokenizer.json: rows must be token ids, and there is no text to show
+            error: the model has no tokenizer.json
+            help: give token ids with --prompt-ids
+        "#]],
     );
 }
 
@@ -718,9 +726,10 @@ fn skipped_rows_are_counted() {
         TRAIN,
         65,
         expect![[r#"
-        error: rows.jsonl: row 6 (line 7) /input_ids/1: expected a token id, found text: "two"
-        help: `--on-bad-row skip` leaves such rows out and counts them
-    "#]],
+             WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
+            error: rows.jsonl: row 6 (line 7) /input_ids/1: expected a token id, found text: "two"
+            help: `--on-bad-row skip` leaves such rows out and counts them
+        "#]],
     );
     let check_all = place.fails(65, "check --model llama3 --dataset rows.jsonl");
     expect![[r#"

@@ -151,6 +151,11 @@ impl Template {
         &self.source
     }
 
+    /// Whether it asks for the date, so that its text depends on the day ([`at`](Self::at)).
+    pub fn tells_date(&self) -> bool {
+        self.source.contains("strftime_now")
+    }
+
     /// Whether the source marks what the model writes by `{% generation %}` blocks.
     pub fn has_generation(&self) -> bool {
         self.has_generation

@@ -13,8 +13,8 @@ use std::{
     sync::Arc,
 };
 use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
-use tunesmith_model::{Config, config::Position};
-use tunesmith_tokens::{Batch, EncodeError, Encoder, Sample};
+use tunesmith_model::Config;
+use tunesmith_tokens::{Batch, EncodeError, Encoder, Sample, Template};
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
@@ -94,23 +94,28 @@ impl Plan {
         Ok(Self { recipe, layers, data, model_dir: model.dir, warnings })
     }
 
-    /// Opens everything but the weights. `clock`: the present, in Unix seconds, for templates that tell the date; a
+    /// Opens everything but the weights. `clock`: the present, in Unix seconds, for a template that tells the date; a
     /// resumed run keeps the one it began with, so that its tokens stay the same.
     pub(crate) fn prepare(self, clock: i64) -> Result<Prepared> {
         let Self { mut recipe, mut layers, data, model_dir, mut warnings } = self;
-        let reason = Origin::Chosen("the start of the run".into());
-        layers.set("data.clock", &clock.to_string(), reason)?;
-        recipe.data.clock = clock;
         let config = Config::from_dir(&model_dir)?;
-        let knobs = &recipe.data;
-        warnings.extend(too_long(&config, knobs.seq_len)?);
-        let load::Encoding { encoder, note } = load::encoder(
-            &model_dir,
-            data.config.template.as_deref(),
-            Some(knobs.seq_len),
-            Some(clock),
-        )?;
+        let positions = config.max_position_embeddings as usize;
+        let max_len = recipe.data.seq_len.min(positions);
+        if max_len < recipe.data.seq_len && layers.origin("data.seq_len") != Origin::Default {
+            let seq_len = recipe.data.seq_len;
+            warnings.push(format!(
+                "data.seq_len = {seq_len}, and the model was made for {positions} positions: a longer row is cut there, and the ledger counts it"
+            ));
+        }
+        let load::Encoding { encoder, note } =
+            load::encoder(&model_dir, data.config.template.as_deref(), Some(max_len), Some(clock))?;
         warnings.extend(note);
+        if encoder.template().is_some_and(Template::tells_date) {
+            let reason = Origin::Chosen("the start of the run".into());
+            layers.set("data.clock", &clock.to_string(), reason)?;
+            recipe.data.clock = clock;
+        }
+        let knobs = &recipe.data;
         let rows = RowKnobs::from(&data.config);
         let dataset = Arc::new(Dataset::open(&data.train, &rows)?);
         let stream_knobs = StreamKnobs {
@@ -156,21 +161,6 @@ impl Plan {
         };
         prepared.probe_template();
         Ok(prepared)
-    }
-}
-
-/// Rows longer than the model's positions: an error where a position is a learned vector, a warning where it is a turn.
-fn too_long(config: &Config, seq_len: usize) -> Result<Option<String>> {
-    let max = config.max_position_embeddings;
-    if seq_len as i64 <= max {
-        return Ok(None);
-    }
-    let text = format!("data.seq_len = {seq_len}: the model was made for {max} positions");
-    match config.position {
-        Position::Learned => {
-            Err(Failure(Exit::BadConfig, format!("{text}\nhelp: at most --seq-len {max}")).into())
-        }
-        Position::Rotary { .. } => Ok(Some(text)),
     }
 }
 

@@ -34,8 +34,9 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let dir = RunDir::open(args.out.as_deref(), &plan.data.name, args.resume)?;
     let checkpoint = Checkpoint::newest(&dir.checkpoints())?;
     let began = checkpoint.as_ref().and_then(|c| c.state.extra["identity"]["clock"].as_i64());
-    let given = Some(plan.recipe.data.clock).filter(|&clock| clock != 0);
-    let mut prepared = plan.prepare(began.or(given).unwrap_or_else(now))?;
+    let clock =
+        [began, Some(plan.recipe.data.clock)].into_iter().flatten().find(|&clock| clock != 0);
+    let mut prepared = plan.prepare(clock.unwrap_or_else(now))?;
     prepared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let identity = identity(&prepared)?;
     let steps = prepared.recipe.train.max_steps;
