@@ -20,7 +20,8 @@ pub fn golden(path: &str) -> PathBuf {
 /// The folder of real models and data named by `TUNESMITH_PARTS`, or `None` with the reason printed.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 pub fn parts() -> Option<PathBuf> {
-    let folder = std::env::var_os("TUNESMITH_PARTS").map(PathBuf::from);
+    let folder =
+        std::env::var_os("TUNESMITH_PARTS").filter(|parts| !parts.is_empty()).map(PathBuf::from);
     if folder.is_none() {
         eprintln!(
             "skipped: TUNESMITH_PARTS is not set (the folder with smollm2-135m-instruct/ and stories15m/)"

@@ -10,7 +10,8 @@ use tunesmith_data::tokens::{Batch, BatchSource};
 use tunesmith_data::{Stream, StreamKnobs};
 
 fn parts() -> Option<PathBuf> {
-    let parts = std::env::var_os("TUNESMITH_PARTS").map(PathBuf::from);
+    let parts =
+        std::env::var_os("TUNESMITH_PARTS").filter(|parts| !parts.is_empty()).map(PathBuf::from);
     if parts.is_none() {
         eprintln!("skipped: TUNESMITH_PARTS is not set");
     }

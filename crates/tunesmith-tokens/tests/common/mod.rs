@@ -24,7 +24,7 @@ pub(crate) fn golden_path(name: &str) -> PathBuf {
 
 /// The folder of fetched models and templates, or `None` with a printed reason.
 pub(crate) fn parts(test: &str) -> Option<PathBuf> {
-    match std::env::var_os("TUNESMITH_PARTS") {
+    match std::env::var_os("TUNESMITH_PARTS").filter(|parts| !parts.is_empty()) {
         Some(dir) => Some(PathBuf::from(dir)),
         None => {
             eprintln!("{test}: skipped, since TUNESMITH_PARTS names no folder of fetched parts");
