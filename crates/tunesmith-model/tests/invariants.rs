@@ -120,6 +120,21 @@ fn saved_and_loaded_is_the_same() {
 }
 
 #[test]
+fn what_belongs_to_a_model_goes_with_it() {
+    let (origin, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files =
+        ["tokenizer.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"];
+    std::fs::create_dir(origin.path().join("additional_chat_templates")).unwrap();
+    for file in files {
+        std::fs::write(origin.path().join(file), file).unwrap();
+    }
+    model(CONFIGS[0].1).save(target.path(), origin.path()).unwrap();
+    for file in files {
+        assert_eq!(std::fs::read_to_string(target.path().join(file)).unwrap(), file);
+    }
+}
+
+#[test]
 fn fresh_weights_depend_on_seed_and_name_alone() {
     let (a, b) = (model(CONFIGS[0].1), model(CONFIGS[0].1));
     for (a, b) in a.params().iter().zip(b.params()) {

@@ -80,8 +80,8 @@ fn say_error(error: &anyhow::Error) {
 }
 
 fn log_to_stderr(verbose: u8) {
-    let default =
-        ["tunesmith=info,hf_hub=off,warn", "tunesmith=debug,info", "trace"][usize::from(verbose.min(2))];
+    let default = ["tunesmith=info,hf_hub=off,warn", "tunesmith=debug,info", "trace"]
+        [usize::from(verbose.min(2))];
     let filter =
         EnvFilter::try_from_env("TUNESMITH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()

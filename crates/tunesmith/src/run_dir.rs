@@ -25,8 +25,7 @@ pub(crate) struct RunDir {
 impl RunDir {
     /// Creates or takes over the directory of a run.
     ///
-    /// Without `out` it is `runs/<name>`, or the first of `runs/<name>-2`, … that is free; with `resume` the newest of
-    /// them that exists.
+    /// Without `out` it is `runs/<name>`, then `runs/<name>-2` and so on; with `resume` the newest that exists.
     pub(crate) fn open(out: Option<&Path>, name: &str, resume: bool) -> Result<Self> {
         let root = match out {
             Some(out) => out.to_path_buf(),
@@ -128,12 +127,20 @@ fn remove_leftovers(root: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// `runs/<name>`, numbered from the second on.
+/// `runs/<name>`, numbered from the second on: the one after the newest, or the newest itself to resume it.
 fn choose(parent: &Path, name: &str, resume: bool) -> PathBuf {
-    let numbered =
-        |n: u32| parent.join(if n == 1 { name.to_owned() } else { format!("{name}-{n}") });
-    let free = (1..).find(|&n| !numbered(n).exists()).unwrap_or(1);
-    numbered(if resume && free > 1 { free - 1 } else { free })
+    let number = |dir: &str| match dir.strip_prefix(name)? {
+        "" => Some(1),
+        rest => rest.strip_prefix('-')?.parse::<u32>().ok().filter(|&n| n > 1),
+    };
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let newest = entries.filter_map(|entry| number(&entry.file_name().to_string_lossy())).max();
+    let chosen = match newest {
+        Some(newest) if resume => newest,
+        Some(newest) => newest + 1,
+        None => 1,
+    };
+    parent.join(if chosen == 1 { name.to_owned() } else { format!("{name}-{chosen}") })
 }
 
 /// Takes the lock of a run directory, or says who has it. The system drops it when the process ends, however it ends.
@@ -181,4 +188,24 @@ fn lock(root: &Path) -> Result<File, Failure> {
 
 fn inode(metadata: std::io::Result<fs::Metadata>) -> Option<u64> {
     metadata.ok().map(|metadata| metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_numbered_after_the_newest() {
+        let parent = tempfile::tempdir().unwrap();
+        let check = |resume, expected: &str| {
+            assert_eq!(choose(parent.path(), "chats", resume), parent.path().join(expected));
+        };
+        check(false, "chats");
+        check(true, "chats");
+        for dir in ["chats", "chats-3", "chats-old", "other-7"] {
+            fs::create_dir(parent.path().join(dir)).unwrap();
+        }
+        check(false, "chats-4");
+        check(true, "chats-3");
+    }
 }

@@ -6,6 +6,9 @@ use serde_json::Value;
 use std::path::Path;
 use tch::Kind;
 
+/// Templates for special purposes, such as tool use, in files of their own.
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+
 /// What a model directory holds beside weights and config.json, carried over from the model it came from.
 const COMPANIONS: &[&str] = &[
     "generation_config.json",
@@ -44,13 +47,23 @@ impl Transformer {
         text.push('\n');
         std::fs::write(&path, text).map_err(ModelError::io(path))?;
         for name in COMPANIONS {
-            let source = origin.join(name);
-            if source.exists() {
-                // Contents alone: a read-only original must not make the copy read-only.
-                let bytes = std::fs::read(&source).map_err(ModelError::io(source))?;
-                std::fs::write(dir.join(name), bytes).map_err(ModelError::io(dir.join(name)))?;
-            }
+            copy(&origin.join(name), &dir.join(name))?;
+        }
+        for entry in std::fs::read_dir(origin.join(TEMPLATE_FOLDER)).into_iter().flatten().flatten()
+        {
+            let folder = dir.join(TEMPLATE_FOLDER);
+            std::fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
+            copy(&entry.path(), &folder.join(entry.file_name()))?;
         }
         Ok(())
     }
+}
+
+/// Copies a file, if there is one: contents alone, so that a read-only original makes no read-only copy.
+fn copy(from: &Path, to: &Path) -> Result<(), ModelError> {
+    if from.is_file() {
+        let bytes = std::fs::read(from).map_err(ModelError::io(from))?;
+        std::fs::write(to, bytes).map_err(ModelError::io(to))?;
+    }
+    Ok(())
 }
