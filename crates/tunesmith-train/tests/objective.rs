@@ -177,3 +177,42 @@ fn a_step_that_counts_nothing_is_an_error_and_so_are_such_held_out_rows() {
     let error = evaluate(&model, &mut Fixed(batches, 0), &Unasked(Unit::Pairs)).unwrap_err();
     assert!(error.to_string().starts_with("held-out rows: none of their 12 tokens"), "{error}");
 }
+
+/// A loss that overflows: what a learning rate far too high leads to.
+struct Overflowing;
+
+impl Objective for Overflowing {
+    fn units(&self) -> &[Unit] {
+        &[Unit::Tokens]
+    }
+
+    fn terms(
+        &self,
+        model: &Transformer,
+        hidden: &Tensor,
+        batch: &Batch,
+    ) -> Result<Terms, TrainError> {
+        Sft.terms(model, &(hidden * f64::INFINITY), batch)
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_changes_no_weight_and_names_the_rows() {
+    let model = model();
+    let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
+    let before: Vec<Tensor> =
+        model.params().iter().map(|param| param.tensor.detach().copy()).collect();
+    let mut batches = batches(3);
+    for (doc, row) in batches.iter_mut().flat_map(|batch| &mut batch.docs).zip([7, 11, 13]) {
+        doc.row = row;
+    }
+    let error = step(&model, &mut optimizer, &Overflowing, &batches, 1.0).unwrap_err();
+    let TrainError::NonFinite { step, what, value, rows } = &error else { panic!("{error}") };
+    assert_eq!((*step, *what, value.is_finite()), (1, "loss", false));
+    assert_eq!(rows, &[7, 11, 13]);
+    assert!(error.to_string().contains("7, 11, 13"), "{error}");
+    for (param, before) in model.params().iter().zip(before) {
+        assert_eq!(param.tensor, before, "{}", param.name);
+    }
+    assert_eq!(optimizer.n_steps(), 0);
+}
