@@ -7,6 +7,7 @@
     reason = "a task talks to the person at the terminal"
 )]
 
+mod bench;
 mod build;
 mod command;
 mod doctor;
@@ -26,7 +27,7 @@ use anyhow::{Result, bail};
 const EX_USAGE: u8 = 64;
 
 /// What xtask does itself.
-const TASKS: [(&str, &str); 5] = [
+const TASKS: [(&str, &str); 6] = [
     (
         "setup [--cuda]",
         "fetch libtorch once; --cuda, or an NVIDIA driver here, brings the CUDA side",
@@ -35,6 +36,10 @@ const TASKS: [(&str, &str); 5] = [
     (
         "test [--quick] [--keep-going]",
         "everything, cheapest first; --quick: what needs no libtorch",
+    ),
+    (
+        "bench data [--rounds N]",
+        "ours beside the usual Python stack, by turns; the last line is JSON",
     ),
     ("layering", "which crate may depend on which; `test` includes it"),
     ("doctor", "what this machine has of what tunesmith needs"),
@@ -116,6 +121,7 @@ fn run(task: &str, mut arguments: Vec<OsString>) -> Result<()> {
             let flags = Flags::parse(&arguments, &["--quick", "--keep-going", "--dry-run"])?;
             test::run(flags.has("--quick"), flags.has("--keep-going"), flags.has("--dry-run"))
         }
+        "bench" => bench::run(&arguments),
         "layering" => Flags::parse(&arguments, &[]).and_then(|_| layering::run()),
         "doctor" => {
             arguments.insert(0, task.into());
@@ -175,6 +181,7 @@ mod tests {
               setup [--cuda]                 fetch libtorch once; --cuda, or an NVIDIA driver here, brings the CUDA side
               build [--cuda]                 setup, then target/release/tunesmith, which runs directly
               test [--quick] [--keep-going]  everything, cheapest first; --quick: what needs no libtorch
+              bench data [--rounds N]        ours beside the usual Python stack, by turns; the last line is JSON
               layering                       which crate may depend on which; `test` includes it
               doctor                         what this machine has of what tunesmith needs
 
@@ -195,7 +202,7 @@ mod tests {
     #[test]
     fn an_unknown_task_names_the_nearest() {
         expect![[r#"
-            no task is named `finetun`: expected one of setup, build, test, layering, doctor, finetune, check, data, score, generate, chat, help
+            no task is named `finetun`: expected one of setup, build, test, bench, layering, doctor, finetune, check, data, score, generate, chat, help
             help: did you mean `finetune`? `cargo xtask --help` says what each does"#]].assert_eq(&unknown("finetun"));
         assert!(!unknown("xyzzyxyzzy").contains("did you mean"));
     }

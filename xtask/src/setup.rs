@@ -219,7 +219,10 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// `$XDG_CACHE_HOME/tunesmith` or `~/.cache/tunesmith`.
-fn cache_dir() -> Result<PathBuf> {
+///
+/// # Errors
+/// Neither variable is set.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CACHE_HOME")

@@ -1,0 +1,77 @@
+//! The whole data path at full speed: rows → template → tokens → masks → packs, and what came of it. Needs no libtorch.
+//!
+//! ```text
+//! cargo run --release -p tunesmith-data --example throughput -- FILE MODEL [tokens of a pack] [threads]
+//! ```
+//!
+//! The last line is one JSON object. `hashes` are of the ids and marks of each row, so that another program's tokens can
+//! be compared with ours; they are made after the time is taken.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use tunesmith_data::tokens::{BatchSource, EncodeKnobs, Encoder, Example, Template, Tokenizer};
+use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(error) = measure(&args) {
+        eprintln!("error: {error}");
+        std::process::exit(65);
+    }
+}
+
+fn measure(args: &[String]) -> Result<(), Failed> {
+    let [file, model, numbers @ ..] = args else {
+        return Err("no data and model\nhelp: throughput FILE MODEL [SEQ_LEN] [THREADS]".into());
+    };
+    let number = |index: usize, default: u64| -> Result<u64, Failed> {
+        Ok(numbers.get(index).map_or(Ok(default), |text| text.parse())?)
+    };
+    let (seq_len, threads) = (number(0, 2048)? as usize, number(1, 0)?);
+    let tokenizer = Arc::new(Tokenizer::from_dir(model)?);
+    let template = Template::from_dir(Path::new(model))?;
+    let knobs = EncodeKnobs { max_len: Some(seq_len), ..EncodeKnobs::default() };
+    let encoder = Arc::new(Encoder::new(tokenizer, template, knobs));
+
+    let began = Instant::now();
+    let dataset = Arc::new(Dataset::open(&[file], &RowKnobs::default())?);
+    let threads = (threads > 0).then_some(threads as usize);
+    let stream_knobs = StreamKnobs { threads, ..StreamKnobs::new(seq_len, 1) };
+    let mut stream = Stream::new(dataset.clone(), encoder.clone(), stream_knobs)?;
+    let mut packs = 0_u64;
+    while stream.next()?.is_some() {
+        packs += 1;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+
+    let ledger = stream.ledger();
+    let examples = dataset.examples(&encoder, 0..dataset.len());
+    let hashes = examples.map(|example| example.map(|example| hash(&example)));
+    let hashes: Vec<String> = hashes.collect::<Result<_, _>>()?;
+    println!(
+        "{}",
+        serde_json::json!({
+            "seconds": seconds,
+            "bytes": std::fs::metadata(file)?.len(),
+            "rows": ledger.trained + ledger.truncated,
+            "tokens": ledger.tokens,
+            "trained": ledger.trained_tokens,
+            "packs": packs,
+            "hashes": hashes,
+        })
+    );
+    Ok(())
+}
+
+/// 64-bit FNV-1a over `2 · id + trained`.
+fn hash(example: &Example) -> String {
+    let words = example.ids.iter().zip(&example.trained);
+    let hash = words.fold(0xcbf2_9ce4_8422_2325_u64, |hash, (&id, &trained)| {
+        (hash ^ (2 * u64::from(id) + u64::from(trained))).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
