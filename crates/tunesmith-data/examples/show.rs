@@ -56,9 +56,11 @@ fn show(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         }
         other => println!("{other:?}"),
     }
-    let example = dataset.example(row, &encoder)?;
-    println!("\n{} tokens, {} of them trained (marked):\n", example.len(), example.n_trained());
-    println!("{}", marked(&example, &tokenizer)?);
+    for example in dataset.row_examples(row, &encoder)? {
+        let (n, n_trained) = (example.len(), example.n_trained());
+        println!("\n{n} tokens, {n_trained} of them trained (marked):\n");
+        println!("{}", marked(&example, &tokenizer)?);
+    }
     Ok(())
 }
 

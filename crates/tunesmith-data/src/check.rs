@@ -31,7 +31,7 @@ impl Dataset {
         while report.rows < self.len() {
             let block = report.rows..(report.rows + BLOCK).min(self.len());
             let read = |row| match encoder {
-                Some(encoder) => self.example(row, encoder).err(),
+                Some(encoder) => self.row_examples(row, encoder).err(),
                 None => self.sample(row).err(),
             };
             report.rows = block.end;

@@ -1,4 +1,5 @@
-//! Rows as examples in the order of the files: what scoring, evaluation and showing read.
+//! Rows as examples in the order of the files: what scoring, evaluation and showing read. A row gives one example, or
+//! several that belong together.
 
 use crate::{DataError, Dataset, Fault};
 use rayon::prelude::*;
@@ -15,18 +16,18 @@ pub struct Examples<'a> {
     dataset: &'a Dataset,
     encoder: &'a Encoder,
     rows: Range<u64>,
-    ready: VecDeque<Result<Example, DataError>>,
+    ready: VecDeque<Result<Vec<Example>, DataError>>,
 }
 
 impl Dataset {
-    /// The example of one row.
+    /// The examples of one row; see [`Encoder::encode`].
     ///
     /// # Errors
     /// A malformed row, or one that the template or the tokenizer refuses.
     ///
     /// # Panics
     /// Where `row` is not below [`len`](Self::len).
-    pub fn example(&self, row: u64, encoder: &Encoder) -> Result<Example, DataError> {
+    pub fn row_examples(&self, row: u64, encoder: &Encoder) -> Result<Vec<Example>, DataError> {
         let sample = self.sample(row)?;
         encoder.encode(&sample, row).map_err(|error| {
             let message = error.to_string();
@@ -54,15 +55,17 @@ impl Dataset {
 }
 
 impl Iterator for Examples<'_> {
-    type Item = Result<Example, DataError>;
+    type Item = Result<Vec<Example>, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ready.is_empty() {
             let end = (self.rows.start + BLOCK).min(self.rows.end);
             let block = self.rows.start..end;
             self.rows.start = end;
-            self.ready =
-                block.into_par_iter().map(|row| self.dataset.example(row, self.encoder)).collect();
+            self.ready = block
+                .into_par_iter()
+                .map(|row| self.dataset.row_examples(row, self.encoder))
+                .collect();
         }
         self.ready.pop_front()
     }

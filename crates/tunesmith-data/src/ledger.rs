@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tunesmith_tokens::Cursor;
+use tunesmith_tokens::{Cursor, Example};
 
 /// What became of each row in the first pass; later passes repeat it and are not counted.
 ///
@@ -30,13 +30,26 @@ pub struct Ledger {
     pub upto: Cursor,
 }
 
-/// The fate of one row.
+/// The fate of one row, or of a further piece of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It is in a pack.
-    Packed { tokens: u64, trained: u64, truncated: u64 },
+    /// It is in a pack. A further `piece` of a row adds its tokens, and the row has been counted.
+    Packed { tokens: u64, trained: u64, truncated: u64, piece: u32 },
     /// It is not, for this reason.
     Dropped(&'static str),
+}
+
+impl Fate {
+    /// The fates of what stands in a pack: one per group of examples.
+    pub(crate) fn of(pack: &[Example]) -> impl Iterator<Item = Self> {
+        let sum = |group: &[Example], of: fn(&Example) -> u64| group.iter().map(of).sum();
+        Example::groups(pack).map(move |group| Self::Packed {
+            tokens: sum(group, |example| example.len() as u64),
+            trained: sum(group, |example| example.n_trained() as u64),
+            truncated: sum(group, |example| example.truncated.into()),
+            piece: group[0].piece,
+        })
+    }
 }
 
 impl Ledger {
@@ -51,18 +64,23 @@ impl Ledger {
     }
 
     pub(crate) fn count(&mut self, fate: Fate) {
-        self.unread = self.unread.saturating_sub(1);
         match fate {
-            Fate::Packed { tokens, trained, truncated } => {
-                *(if truncated > 0 { &mut self.truncated } else { &mut self.trained }) += 1;
+            Fate::Packed { tokens, trained, truncated, piece } => {
+                if piece == 0 {
+                    self.unread = self.unread.saturating_sub(1);
+                    *(if truncated > 0 { &mut self.truncated } else { &mut self.trained }) += 1;
+                }
                 self.tokens += tokens;
                 self.trained_tokens += trained;
                 self.truncated_tokens += truncated;
             }
-            Fate::Dropped(reason) => match self.dropped.get_mut(reason) {
-                Some(count) => *count += 1,
-                None => _ = self.dropped.insert(reason.to_owned(), 1),
-            },
+            Fate::Dropped(reason) => {
+                self.unread = self.unread.saturating_sub(1);
+                match self.dropped.get_mut(reason) {
+                    Some(count) => *count += 1,
+                    None => _ = self.dropped.insert(reason.to_owned(), 1),
+                }
+            }
         }
     }
 }

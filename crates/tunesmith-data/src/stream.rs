@@ -7,6 +7,8 @@
 //! batch    ├──┤├──┤├─────────┤├──┤├──┤ …            `batch` packs; never across the end of an epoch
 //! ```
 //!
+//! A group of tied examples is packed as one, and gets a pack of its own where it alone is longer than `seq_len`.
+//!
 //! The cursor is (epoch, window, pack). Reaching it again costs the encoding of one window.
 
 use crate::ledger::{Fate, Ledger};
@@ -188,10 +190,8 @@ impl Stream {
             let Some(window) = self.windows.window(0, index, &mut order, &never)? else { break };
             let n_packs = if index < whole { window.packs.len() } else { part as usize };
             window.dropped.iter().for_each(|&reason| ledger.count(Fate::Dropped(reason)));
-            window.packs[..n_packs]
-                .iter()
-                .flatten()
-                .for_each(|example| ledger.count(example.into()));
+            let packs = window.packs[..n_packs].iter();
+            packs.flat_map(|pack| Fate::of(pack)).for_each(|fate| ledger.count(fate));
         }
         *lock(&self.ledger) = ledger;
         Ok(())
@@ -256,7 +256,7 @@ impl Stream {
             match window.packs.get_mut(self.cursor.pack as usize).map(std::mem::take) {
                 Some(pack) => {
                     if counts {
-                        fates.extend(pack.iter().map(Fate::from));
+                        fates.extend(Fate::of(&pack));
                     }
                     examples.extend(pack);
                     n_packs += 1;

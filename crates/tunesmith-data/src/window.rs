@@ -1,7 +1,6 @@
 //! A window: consecutive rows of the shuffled order, encoded on all cores and packed. A pure function of
 //! (seed, epoch, window), without anything carried over from the window before it.
 
-use crate::ledger::Fate;
 use crate::order::Order;
 use crate::rng::Rng;
 use crate::stream::{OnBadRow, Packing, StreamKnobs};
@@ -14,7 +13,7 @@ use tunesmith_tokens::{Encoder, Example, pack};
 /// Rows of one window, as the trainer consumes them.
 #[derive(Debug)]
 pub(crate) struct Window {
-    /// The examples of each pack.
+    /// The examples of each pack; those of a group stand together.
     pub(crate) packs: Vec<Vec<Example>>,
     /// Why rows of this window are in no pack.
     pub(crate) dropped: Vec<&'static str>,
@@ -30,8 +29,8 @@ pub(crate) struct Windows {
     pub(crate) threads: Option<rayon::ThreadPool>,
 }
 
-/// A row either gives an example or the reason why it gives none.
-type Encoded = Result<Example, &'static str>;
+/// A row either gives examples or the reason why it gives none.
+type Encoded = Result<Vec<Example>, &'static str>;
 
 impl Windows {
     /// Windows of an epoch.
@@ -66,7 +65,7 @@ impl Windows {
         // the first fault in the order of training is the one reported, whichever thread met another before
         for row in encoded {
             match row? {
-                Ok(example) => examples.push(example),
+                Ok(of_row) => examples.extend(of_row),
                 Err(reason) => dropped.push(reason),
             }
         }
@@ -87,49 +86,51 @@ impl Windows {
     }
 
     fn encode_row(&self, row: u64) -> Result<Encoded, DataError> {
-        let example = match self.dataset.example(row, &self.encoder) {
-            Ok(example) => example,
+        let examples = match self.dataset.row_examples(row, &self.encoder) {
+            Ok(examples) => examples,
             Err(DataError::Row(error)) if self.knobs.on_bad_row == OnBadRow::Skip => {
                 return Ok(Err(error.fault.code()));
             }
             Err(error) => return Err(error),
         };
-        if example.len() > self.knobs.seq_len {
-            let fault = Fault::TooManyTokens { found: example.len(), limit: self.knobs.seq_len };
+        if let Some(long) = examples.iter().find(|example| example.len() > self.knobs.seq_len) {
+            let fault = Fault::TooManyTokens { found: long.len(), limit: self.knobs.seq_len };
             return Err(self.dataset.error(row, String::new(), fault));
         }
-        Ok(match (example.n_trained(), example.truncated) {
-            (0, 0) => Err("no trained token"),
-            (0, _) => Err("no trained token left after truncation"),
-            _ => Ok(example),
+        // A group teaches as a whole: where one answer has lost its tokens, there is nothing to compare.
+        let teaches = examples.iter().all(Example::teaches);
+        Ok(match examples.iter().any(|example| example.truncated > 0) {
+            _ if examples.is_empty() => Err("too long"),
+            _ if teaches => Ok(examples),
+            false => Err("no trained token"),
+            true => Err("no trained token left after truncation"),
         })
     }
 
+    /// Packs of whole groups. A group longer than a pack gets one of its own.
     fn pack(&self, examples: Vec<Example>, epoch: u64, index: u64) -> Vec<Vec<Example>> {
+        let sizes: Vec<usize> = Example::groups(&examples).map(<[Example]>::len).collect();
         let mut packs = match self.knobs.packing {
-            Packing::None => return examples.into_iter().map(|example| vec![example]).collect(),
+            Packing::None => pack::unpacked(sizes.len()),
             Packing::BestFit => {
-                let lengths: Vec<usize> = examples.iter().map(Example::len).collect();
-                pack::best_fit(&lengths, self.knobs.seq_len)
+                let tokens = |group: &[Example]| group.iter().map(Example::len).sum();
+                let lengths: Vec<usize> = Example::groups(&examples).map(tokens).collect();
+                let mut packs = pack::best_fit(&lengths, self.knobs.seq_len);
+                // Best fit goes by length, training must not: the order of rows again, or of chance.
+                packs.iter_mut().for_each(|pack| pack.sort_unstable());
+                packs.sort_unstable();
+                if self.knobs.shuffle {
+                    Rng::new(self.knobs.seed, "packs", epoch, index).shuffle(&mut packs);
+                }
+                packs
             }
         };
-        // Best fit goes by length, training must not: the order of rows again, or of chance.
-        packs.iter_mut().for_each(|pack| pack.sort_unstable());
-        packs.sort_unstable();
-        if self.knobs.shuffle {
-            Rng::new(self.knobs.seed, "packs", epoch, index).shuffle(&mut packs);
-        }
-        let mut examples: Vec<Option<Example>> = examples.into_iter().map(Some).collect();
-        packs
-            .into_iter()
-            .map(|pack| pack.into_iter().filter_map(|i| examples[i].take()).collect())
-            .collect()
-    }
-}
-
-impl From<&Example> for Fate {
-    fn from(example: &Example) -> Self {
-        let (tokens, trained) = (example.len() as u64, example.n_trained() as u64);
-        Self::Packed { tokens, trained, truncated: example.truncated.into() }
+        let mut rest = examples.into_iter();
+        let mut groups: Vec<Vec<Example>> =
+            sizes.into_iter().map(|size| rest.by_ref().take(size).collect()).collect();
+        let taken = |pack: Vec<usize>| {
+            pack.into_iter().flat_map(|group| std::mem::take(&mut groups[group])).collect()
+        };
+        packs.drain(..).map(taken).collect()
     }
 }

@@ -16,8 +16,9 @@ fn check_file(name: &str, content: impl AsRef<[u8]>, expected: Expect) {
 fn check_with(knobs: &RowKnobs, name: &str, content: impl AsRef<[u8]>, expected: Expect) {
     let (folder, path) = common::file(name, content);
     let error = Dataset::open(&[&path], knobs).and_then(|dataset| {
-        let first =
-            (0..dataset.len()).map(|row| dataset.example(row, &encoder(512))).find_map(Result::err);
+        let first = (0..dataset.len())
+            .map(|row| dataset.row_examples(row, &encoder(512)))
+            .find_map(Result::err);
         first.map_or(Ok(()), Err)
     });
     let error = error.unwrap_err();
@@ -472,9 +473,9 @@ fn templates_that_refuse_a_conversation() {
     let dataset = common::open(path);
     expect![[r#"
         rows.jsonl: row 1 (line 3): the chat template refuses this conversation: roles must alternate
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]].assert_eq(&plain(&dataset.example(1, &encoder).unwrap_err(), folder.path()));
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]].assert_eq(&plain(&dataset.row_examples(1, &encoder).unwrap_err(), folder.path()));
     let bare = Encoder::new(tokenizer, None, EncodeKnobs::default());
-    let error = dataset.example(0, &bare).unwrap_err();
+    let error = dataset.row_examples(0, &bare).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadConfig);
     expect![[r#"
         row 0 is a conversation, and the model has no chat template

@@ -18,7 +18,8 @@ fn examples_are_those_of_transformers() {
     let expected: Vec<Expected> =
         serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap();
     let (dataset, encoder) = (open(golden("chats.parquet")), encoder(4096));
-    let examples: Vec<_> = dataset.examples(&encoder, 0..u64::MAX).map(Result::unwrap).collect();
+    let examples: Vec<_> =
+        dataset.examples(&encoder, 0..u64::MAX).flat_map(Result::unwrap).collect();
     assert_eq!(examples.len(), expected.len());
     for (row, (example, expected)) in examples.iter().zip(expected).enumerate() {
         assert_eq!(example.ids, expected.ids, "row {row}");
@@ -198,10 +199,16 @@ fn the_ledger_accounts_for_every_row_once() {
         ledger.trained_tokens,
         first.iter().map(|batch| batch.n_trained() as u64).sum::<u64>()
     );
-    let whole: usize =
-        open(&path).examples(&encoder(4096), 0..48).map(|example| example.unwrap().len()).sum();
-    let cut: usize =
-        open(&path).examples(&encoder(96), 0..48).map(|example| example.unwrap().len()).sum();
+    let whole: usize = open(&path)
+        .examples(&encoder(4096), 0..48)
+        .flat_map(Result::unwrap)
+        .map(|example| example.len())
+        .sum();
+    let cut: usize = open(&path)
+        .examples(&encoder(96), 0..48)
+        .flat_map(Result::unwrap)
+        .map(|example| example.len())
+        .sum();
     let lost_with_dropped = whole as u64 - cut as u64 - ledger.truncated_tokens;
     assert!(
         ledger.dropped.contains_key("no trained token left after truncation")

@@ -36,23 +36,23 @@ pub struct Doc {
     pub start: usize,
     /// The row of the data set it came from.
     pub row: u64,
-    /// Ties a preference pair or a group of rollouts together; equal to the document's index where nothing is tied.
+    /// Ties a preference pair or a group of rollouts together: documents of one group are neighbours, and groups count
+    /// from 0.
     pub group: u32,
-    /// A class or a score, for objectives that have one per document.
+    /// A class or a score, for objectives that have one per document; of a chosen answer, the margin.
     pub label: Option<f32>,
 }
 
 impl Batch {
-    /// Lays the examples out one after the other and shifts their labels by one.
+    /// Lays the examples out one after the other and shifts their labels and weights by one.
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut batch = Self::default();
-        for (group, example) in examples.into_iter().enumerate() {
-            batch.docs.push(Doc {
-                start: batch.tokens.len(),
-                row: example.row,
-                group: group as u32,
-                label: None,
-            });
+        let mut n_groups = 0;
+        for example in examples {
+            n_groups += u32::from(!example.tied || batch.docs.is_empty());
+            let Example { row, label, .. } = *example;
+            batch.docs.push(Doc { start: batch.tokens.len(), row, group: n_groups - 1, label });
+            batch.extend_weights(example);
             batch.tokens.extend_from_slice(&example.ids);
             let next = example.ids.iter().zip(&example.trained).skip(1);
             batch
@@ -62,6 +62,20 @@ impl Batch {
             batch.positions.extend(0..example.ids.len() as u32);
         }
         batch
+    }
+
+    /// Weights exist as soon as one example has them.
+    fn extend_weights(&mut self, example: &Example) {
+        let (before, after) = (self.tokens.len(), self.tokens.len() + example.len());
+        match (&mut self.weights, &example.weights) {
+            (None, None) => {}
+            (Some(weights), None) => weights.resize(after, 1.0),
+            (weights, Some(new)) => {
+                let weights = weights.get_or_insert_with(|| vec![1.0; before]);
+                weights.extend(new.iter().skip(1));
+                weights.resize(after, 1.0);
+            }
+        }
     }
 
     /// How many tokens it holds.
@@ -91,7 +105,7 @@ mod tests {
     use super::*;
 
     fn example(ids: &[u32], trained: &[bool], row: u64) -> Example {
-        Example { ids: ids.to_vec(), trained: trained.to_vec(), row, truncated: 0 }
+        Example { ids: ids.to_vec(), trained: trained.to_vec(), row, ..Example::default() }
     }
 
     #[test]
@@ -110,6 +124,25 @@ mod tests {
         assert_eq!((batch.len(), batch.n_trained(), batch.is_empty()), (5, 3, false));
         assert_eq!(batch.n_trained(), first.n_trained() + second.n_trained());
         assert!(Batch::new([]).is_empty());
+    }
+
+    #[test]
+    fn groups_weights_and_labels_are_carried_over() {
+        let plain = example(&[1, 2, 3], &[true; 3], 0);
+        let chosen = Example {
+            label: Some(0.5),
+            weights: Some(vec![9.0, 2.0]),
+            ..example(&[4, 5], &[true; 2], 1)
+        };
+        let rejected = Example { tied: true, ..example(&[4, 6], &[true; 2], 1) };
+        let batch = Batch::new([&plain, &chosen, &rejected, &plain]);
+        let docs: Vec<_> = batch.docs.iter().map(|doc| (doc.row, doc.group, doc.label)).collect();
+        assert_eq!(docs, [(0, 0, None), (1, 1, Some(0.5)), (1, 1, None), (0, 2, None)]);
+        // The weight of a token stands where its label stands.
+        let expected = [1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+        assert_eq!(batch.weights.as_deref(), Some(&expected[..]));
+        assert_eq!(batch.labels[3], 5);
+        assert_eq!(Batch::new([&rejected]).docs[0].group, 0);
     }
 
     /// Whatever stands together in a batch: a label is the next token of the same document, or none.

@@ -1,4 +1,4 @@
-//! From a sample to an example: token ids, and which of them are trained. Decided here, and nowhere else.
+//! From a sample to examples: token ids, and which of them are trained. Decided here, and nowhere else.
 //!
 //! | sample | ids | trained |
 //! |---|---|---|
@@ -6,6 +6,10 @@
 //! | prompt and completion | both as one text, with what the post-processor adds, and EOS | the completion and EOS |
 //! | plain text | with what the post-processor adds, and EOS | everything |
 //! | token ids | verbatim | as given |
+//! | text to be classified | with what the post-processor adds | nothing; the label is what counts |
+//! | prompt alone | the rendered text with the generation prompt | nothing |
+//!
+//! Most samples give one example; tied ones give one each, and a long one may be split.
 //!
 //! **Border tokens.** Spans of text become spans of tokens by one rule: a token is trained if its first byte lies inside
 //! a trained span. A token that begins in the prompt and reaches into the answer is therefore not trained (the prompt
@@ -15,10 +19,16 @@
 //! spells a special token is tokenised as the letters it consists of, in every role, while everything around it becomes
 //! the very tokens that it would become otherwise. Plain text alone ([`Sample::Text`]) is taken as transformers takes it.
 
+mod cut;
+mod error;
+
+pub use cut::Truncate;
+pub use error::EncodeError;
+
 use crate::mask::{self, Turn};
 use crate::neutral;
-use crate::template::{Rendered, TemplateError};
-use crate::tokenizer::{TokenizerError, Tokens};
+use crate::template::Rendered;
+use crate::tokenizer::Tokens;
 use crate::{Conversation, Example, Message, Sample, Template, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -40,115 +50,16 @@ pub enum TrainOn {
 /// What an [`Encoder`] leaves to its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EncodeKnobs {
-    /// The most tokens of an example; longer ones keep their start. `None`: no limit.
+    /// The most tokens of an example. `None`: no limit.
     pub max_len: Option<usize>,
+    /// What becomes of longer ones.
+    pub truncate: Truncate,
     /// Which turns of a conversation are trained.
     pub train_on: TrainOn,
 }
 
-/// Why a sample could not be encoded.
-#[derive(Debug, thiserror::Error)]
-pub enum EncodeError {
-    /// The chat template refused or failed.
-    #[error("row {row}: {source}")]
-    Template {
-        /// The row.
-        row: u64,
-        /// What the template said.
-        source: TemplateError,
-    },
-    /// The tokenizer failed.
-    #[error("row {row}: {source}")]
-    Tokenizer {
-        /// The row.
-        row: u64,
-        /// What the tokenizer said.
-        source: TokenizerError,
-    },
-    /// The sample is text, and there is no tokenizer.
-    #[error(
-        "row {row} is text, and the model has no tokenizer\nhelp: give rows of token ids (input_ids)"
-    )]
-    NoTokenizer {
-        /// The row.
-        row: u64,
-    },
-    /// The sample is a conversation, and there is no chat template.
-    #[error(
-        "row {row} is a conversation, and the model has no chat template\n\
-         help: set template = \"chat\" or \"alpaca\", or a path to a Jinja file"
-    )]
-    NoTemplate {
-        /// The row.
-        row: u64,
-    },
-    /// The text should end with EOS, and the tokenizer names none.
-    #[error(
-        "row {row} should end with EOS, and the tokenizer names no such token\n\
-         help: set eos_token in tokenizer_config.json, or eos_token_id in config.json"
-    )]
-    NoEos {
-        /// The row.
-        row: u64,
-    },
-    /// A conversation without messages.
-    #[error("row {row}: a conversation without messages")]
-    Empty {
-        /// The row.
-        row: u64,
-    },
-    /// `trained` has another length than `ids`.
-    #[error("row {row}: {n_ids} token ids, but {n_trained} labels")]
-    Lengths {
-        /// The row.
-        row: u64,
-        /// How many ids there are.
-        n_ids: usize,
-        /// How many marks there are.
-        n_trained: usize,
-    },
-    /// The template does not show a turn of the assistant, so that nothing can be trained there.
-    #[error(
-        "row {row}: the chat template does not show message {turn}, which the assistant wrote\n\
-         help: drop the message, or mark what is trained in the template by {{% generation %}} … {{% endgeneration %}}"
-    )]
-    TurnNotFound {
-        /// The row.
-        row: u64,
-        /// Index of the message.
-        turn: usize,
-    },
-    /// A message spells a special token, and the template's output depends on it in a way that cannot be followed.
-    #[error(
-        "row {row}: a message spells a special token, and the chat template rewrites it beyond recognition\n\
-         help: remove the special token from the text of the row"
-    )]
-    SpecialText {
-        /// The row.
-        row: u64,
-    },
-    /// What sampling would feed is not what training shows.
-    #[error(
-        "row {row}, message {turn}: the prompt that asks for this message is not the beginning of the conversation: \
-         after {before:?} the prompt has {prompt:?}, the conversation {conversation:?}\n\
-         help: the model will be sampled with another text than it is trained on; use a template whose history does not \
-         change as turns are added"
-    )]
-    PrefixBroken {
-        /// The row.
-        row: u64,
-        /// Index of the message that the prompt asks for.
-        turn: usize,
-        /// How many tokens of both are equal.
-        n_equal: usize,
-        /// The end of what both have in common.
-        before: String,
-        /// The first differing token of the prompt, or nothing where it is too short.
-        prompt: String,
-        /// The token at this place in the conversation.
-        conversation: String,
-    },
-}
+/// Ids, which of them are trained, and how much each counts.
+type Trained = (Vec<u32>, Vec<bool>, Option<Vec<f32>>);
 
 /// Makes examples of samples.
 #[derive(Debug, Clone)]
@@ -188,13 +99,72 @@ impl Encoder {
         self.knobs
     }
 
-    /// The example of a sample. `row` goes into the example and into errors.
+    /// The examples of a sample: one, or those of a group in order, or the pieces of a long one; none where it is too
+    /// long and [`Truncate::Drop`] says so. `row` goes into the examples and into errors.
     ///
     /// # Errors
     /// A sample that the template or the tokenizer cannot take; see [`EncodeError`].
-    pub fn encode(&self, sample: &Sample, row: u64) -> Result<Example, EncodeError> {
+    pub fn encode(&self, sample: &Sample, row: u64) -> Result<Vec<Example>, EncodeError> {
+        match sample {
+            Sample::Labelled(inner, label) => {
+                let mut example = self.whole(inner, row)?;
+                example.iter_mut().for_each(|example| example.label = Some(*label));
+                Ok(example)
+            }
+            Sample::Weighted(inner, weight) => {
+                let mut examples = self.encode(inner, row)?;
+                for example in &mut examples {
+                    let n = example.len();
+                    let weights = example.weights.get_or_insert_with(|| vec![1.0; n]);
+                    weights.iter_mut().for_each(|w| *w *= weight);
+                }
+                Ok(examples)
+            }
+            Sample::Tied(members) => self.tied(members, row),
+            _ => Ok(cut::cut(self.example(sample, row)?, self.knobs)),
+        }
+    }
+
+    /// The one example of a sample that a label or a group holds together: pieces would each need a label of their own.
+    fn whole(&self, sample: &Sample, row: u64) -> Result<Vec<Example>, EncodeError> {
+        let truncate = match self.knobs.truncate {
+            Truncate::Split => Truncate::KeepStart,
+            other => other,
+        };
+        match sample {
+            Sample::Tied(_) => Err(EncodeError::Nested { row }),
+            Sample::Labelled(..) | Sample::Weighted(..) => self.encode(sample, row),
+            _ => Ok(cut::cut(self.example(sample, row)?, EncodeKnobs { truncate, ..self.knobs })),
+        }
+    }
+
+    /// The examples of a group. Where one is dropped, all are.
+    fn tied(&self, members: &[Sample], row: u64) -> Result<Vec<Example>, EncodeError> {
+        let mut examples: Vec<Example> = Vec::with_capacity(members.len());
+        for member in members {
+            let mut encoded = self.whole(member, row)?;
+            let Some(mut example) = encoded.pop() else { return Ok(Vec::new()) };
+            let twin = |other: &Example| other.ids == example.ids && other.label == example.label;
+            if examples.iter().any(twin) {
+                return Err(EncodeError::Alike { row, n_tokens: example.len() });
+            }
+            example.tied = !examples.is_empty();
+            examples.push(example);
+        }
+        Ok(examples)
+    }
+
+    /// The uncut example of a sample that is not made of others.
+    fn example(&self, sample: &Sample, row: u64) -> Result<Example, EncodeError> {
+        let untrained = |ids: Vec<u32>| (vec![false; ids.len()], ids);
+        let mut label = None;
+        let mut weights = None;
         let (ids, trained) = match sample {
-            Sample::Chat(conversation) => self.chat(conversation, row)?,
+            Sample::Chat(conversation) => {
+                let (ids, trained, of_turns) = self.chat(conversation, row)?;
+                weights = of_turns;
+                (ids, trained)
+            }
             Sample::PromptCompletion { prompt, completion } => {
                 self.prompt_completion(prompt, completion, row)?
             }
@@ -209,14 +179,28 @@ impl Encoder {
                     n_trained: trained.len(),
                 });
             }
+            Sample::Classified { text, pair, label: class } => {
+                let tokenizer =
+                    self.tokenizer.as_deref().ok_or(EncodeError::NoTokenizer { row })?;
+                let encoded = match pair {
+                    Some(pair) => tokenizer.encode_pair_with_special(text, pair),
+                    None => tokenizer.encode_with_special(text),
+                };
+                label = Some(*class);
+                let ids = encoded.map_err(|source| EncodeError::Tokenizer { row, source })?;
+                let (trained, ids) = untrained(ids);
+                (ids, trained)
+            }
+            Sample::Prompt(conversation) => {
+                let (trained, ids) = untrained(self.prompt_of(conversation, row)?);
+                (ids, trained)
+            }
+            // `encode` and `whole` take these apart.
+            Sample::Labelled(..) | Sample::Weighted(..) | Sample::Tied(_) => {
+                return Err(EncodeError::Nested { row });
+            }
         };
-        let mut example = Example { ids, trained, row, truncated: 0 };
-        if let Some(max_len) = self.knobs.max_len.filter(|&max_len| max_len < example.ids.len()) {
-            example.truncated = (example.ids.len() - max_len) as u32;
-            example.ids.truncate(max_len);
-            example.trained.truncate(max_len);
-        }
-        Ok(example)
+        Ok(Example { ids, trained, weights, label, row, ..Example::default() })
     }
 
     /// What sampling feeds: the conversation with the generation prompt, never truncated.
@@ -224,14 +208,18 @@ impl Encoder {
     /// # Errors
     /// A conversation that the template or the tokenizer cannot take.
     pub fn prompt(&self, conversation: &Conversation) -> Result<Vec<u32>, EncodeError> {
-        let (tokenizer, template) = self.parts(0)?;
+        self.prompt_of(conversation, 0)
+    }
+
+    fn prompt_of(&self, conversation: &Conversation, row: u64) -> Result<Vec<u32>, EncodeError> {
+        let (tokenizer, template) = self.parts(row)?;
         if conversation.messages.is_empty() {
-            return Err(EncodeError::Empty { row: 0 });
+            return Err(EncodeError::Empty { row });
         }
         let rendered = template
             .render_marked(conversation, true)
-            .map_err(|source| EncodeError::Template { row: 0, source })?;
-        Ok(tokenise(tokenizer, template, conversation, &rendered, true, 0)?.ids)
+            .map_err(|source| EncodeError::Template { row, source })?;
+        Ok(tokenise(tokenizer, template, conversation, &rendered, true, row)?.ids)
     }
 
     /// The ids that end a generation: the token with which the template closes a turn of the assistant, then EOS.
@@ -290,21 +278,30 @@ impl Encoder {
         Ok((tokenizer, template))
     }
 
-    fn chat(
-        &self,
-        conversation: &Conversation,
-        row: u64,
-    ) -> Result<(Vec<u32>, Vec<bool>), EncodeError> {
+    /// Ids, what is trained, and weights where the conversation brings its own.
+    fn chat(&self, conversation: &Conversation, row: u64) -> Result<Trained, EncodeError> {
         let (tokenizer, template) = self.parts(row)?;
-        if conversation.messages.is_empty() {
+        let messages = &conversation.messages;
+        if messages.is_empty() {
             return Err(EncodeError::Empty { row });
+        }
+        if let Some(weights) = conversation.weights.as_ref().filter(|w| w.len() != messages.len()) {
+            let (n_messages, n_weights) = (messages.len(), weights.len());
+            return Err(EncodeError::Weights { row, n_messages, n_weights });
         }
         let failed = |source| EncodeError::Template { row, source };
         let rendered = template.render_marked(conversation, false).map_err(failed)?;
+        let answers = || messages.iter().filter(|message| message.role == mask::ASSISTANT).count();
         let spans: Vec<Range<usize>> = match self.knobs.train_on {
-            TrainOn::Everything => std::iter::once(0..rendered.text.len()).collect(),
+            TrainOn::Everything if conversation.weights.is_none() => {
+                std::iter::once(0..rendered.text.len()).collect()
+            }
             // Whatever the template itself marks wins over what renders tell.
-            _ if template.has_generation() => rendered.generated.clone(),
+            _ if template.has_generation()
+                && (conversation.weights.is_none() || rendered.generated.len() == answers()) =>
+            {
+                rendered.generated.clone()
+            }
             _ => mask::turns(template, tokenizer, conversation, &rendered.text)
                 .into_iter()
                 .map(|Turn { index, span }| {
@@ -312,13 +309,24 @@ impl Encoder {
                 })
                 .collect::<Result<_, _>>()?,
         };
+        let tokens = tokenise(tokenizer, template, conversation, &rendered, false, row)?;
+        if let Some(weights) = &conversation.weights {
+            let turns = messages.iter().zip(weights);
+            let turns = turns.filter(|(message, _)| message.role == mask::ASSISTANT);
+            let wanted = turns.zip(spans).filter(|((_, weight), _)| **weight != 0.0);
+            let (spans, weights): (Vec<_>, Vec<f32>) =
+                wanted.map(|((_, &weight), span)| (span, weight)).unzip();
+            let trained = mask::tokens_in(&tokens.spans, &spans);
+            let weights = (weights.iter().any(|&weight| weight != 1.0))
+                .then(|| mask::weights_in(&tokens.spans, &spans, &weights));
+            return Ok((tokens.ids, trained, weights));
+        }
         let spans = match (self.knobs.train_on, spans.last()) {
             (TrainOn::LastAssistant, Some(last)) => std::slice::from_ref(last),
             _ => &spans,
         };
-        let tokens = tokenise(tokenizer, template, conversation, &rendered, false, row)?;
         let trained = mask::tokens_in(&tokens.spans, spans);
-        Ok((tokens.ids, trained))
+        Ok((tokens.ids, trained, None))
     }
 
     fn prompt_completion(
@@ -357,7 +365,7 @@ impl Encoder {
             Message::new(mask::ASSISTANT, "Good evening"),
         ];
         let unlimited = Self { knobs: EncodeKnobs::default(), ..self.clone() };
-        if let Ok((tokens, trained)) =
+        if let Ok((tokens, trained, _)) =
             unlimited.chat(&Conversation { messages, ..Conversation::default() }, 0)
         {
             let last =

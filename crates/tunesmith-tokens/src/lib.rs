@@ -12,7 +12,7 @@ mod template;
 mod tokenizer;
 
 pub use batch::{Batch, Doc, IGNORE};
-pub use encode::{EncodeError, EncodeKnobs, Encoder, TrainOn};
+pub use encode::{EncodeError, EncodeKnobs, Encoder, TrainOn, Truncate};
 pub use example::Example;
 pub use message::{Conversation, Message, Sample};
 pub use source::{BatchSource, Cursor, SourceError};

@@ -67,6 +67,21 @@ pub(crate) fn tokens_in(tokens: &[Range<usize>], spans: &[Range<usize>]) -> Vec<
     tokens.iter().map(inside).collect()
 }
 
+/// The weight of the span that each token begins in (`weights[i]` for `spans[i]`), 1 elsewhere.
+pub(crate) fn weights_in(
+    tokens: &[Range<usize>],
+    spans: &[Range<usize>],
+    weights: &[f32],
+) -> Vec<f32> {
+    let mut spans = spans.iter().zip(weights).peekable();
+    let weight = |token: &Range<usize>| {
+        while spans.next_if(|(span, _)| span.end <= token.start).is_some() {}
+        let inside = spans.peek().filter(|(span, _)| span.start <= token.start);
+        inside.map_or(1.0, |(_, weight)| **weight)
+    };
+    tokens.iter().map(weight).collect()
+}
+
 /// What the search for one turn looks at.
 struct Look<'a> {
     template: &'a Template,

@@ -63,6 +63,7 @@ pub(crate) fn mark(
             .iter()
             .map(|(key, value)| (key.clone(), map_strings(value, &mark)))
             .collect(),
+        weights: None, // the text does not depend on them
     };
     Some(Marked { conversation, open, close })
 }

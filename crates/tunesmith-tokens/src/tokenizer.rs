@@ -155,6 +155,19 @@ impl Tokenizer {
         Ok(self.post_process(encoding)?.get_ids().to_vec())
     }
 
+    /// Ids of two texts with what the post-processor adds around and between them, as for sentence pairs.
+    ///
+    /// # Errors
+    /// Text that the tokenizer has no tokens for.
+    pub fn encode_pair_with_special(
+        &self,
+        text: &str,
+        pair: &str,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast((text, pair), true).map_err(encode_error)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Ids of `text` in which special tokens are nothing but text; none is added.
     ///
     /// # Errors

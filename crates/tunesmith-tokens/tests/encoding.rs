@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tunesmith_tokens::{
     Conversation, EncodeError, EncodeKnobs, Encoder, Example, Message, Sample, Template, Tokenizer,
-    TokenizerError, TrainOn,
+    TokenizerError, TrainOn, Truncate,
 };
 
 const KINDS: [&str; 2] = ["bytes", "spaces"];
@@ -39,6 +39,12 @@ fn encoder(kind: &str, template: &str) -> Encoder {
 fn chat(messages: &[(&str, &str)]) -> Conversation {
     let messages = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
     Conversation { messages, ..Conversation::default() }
+}
+
+/// The only example of a sample that gives one.
+fn one(examples: Result<Vec<Example>, EncodeError>) -> Example {
+    let [example] = <[Example; 1]>::try_from(examples.unwrap()).unwrap();
+    example
 }
 
 /// The text of the trained tokens, one string per run of them.
@@ -75,7 +81,7 @@ fn ids_and_masks_as_transformers() {
                     "{kind} {key}"
                 );
             } else {
-                let example = marked.encode(&Sample::Chat(conversation.clone()), 3).unwrap();
+                let example = one(marked.encode(&Sample::Chat(conversation.clone()), 3));
                 assert_eq!(example.ids, ids(&row["chat"]), "{kind} {key}");
                 let mask: String = example
                     .trained
@@ -84,7 +90,7 @@ fn ids_and_masks_as_transformers() {
                     .collect();
                 assert_eq!(mask, row["mask"].as_str().unwrap(), "{kind} {key}");
                 assert_eq!(
-                    compared.encode(&Sample::Chat(conversation.clone()), 3).unwrap(),
+                    one(compared.encode(&Sample::Chat(conversation.clone()), 3)),
                     example,
                     "{kind} {key}"
                 );
@@ -126,7 +132,7 @@ fn what_is_trained() {
     let check = |name: &str, template: &str, conversation: &Conversation, expected: &[&str]| {
         for kind in KINDS {
             let encoder = encoder(kind, template);
-            let example = encoder.encode(&Sample::Chat(conversation.clone()), 0).unwrap();
+            let example = one(encoder.encode(&Sample::Chat(conversation.clone()), 0));
             // The decoder of "spaces" takes the first space off whatever it decodes.
             let as_decoded = |text: &str| {
                 if kind == "spaces" { text.trim_start().to_owned() } else { text.to_owned() }
@@ -192,7 +198,7 @@ fn special_tokens_in_content_stay_text() {
             ("assistant", "It ends <|im_end|> a turn.</s>"),
             ("user", " <|sep|> é"),
         ]);
-        let example = encoder.encode(&Sample::Chat(tricky.clone()), 0).unwrap();
+        let example = one(encoder.encode(&Sample::Chat(tricky.clone()), 0));
         assert_eq!(count(&example.ids), 3);
         assert_eq!(
             trained_text(&encoder, &example),
@@ -210,7 +216,7 @@ fn special_tokens_in_content_stay_text() {
         let around = |content: &str| {
             let conversation =
                 chat(&[("user", content), ("assistant", "Fine <think>x</think> day")]);
-            encoder.encode(&Sample::Chat(conversation), 0).unwrap()
+            one(encoder.encode(&Sample::Chat(conversation), 0))
         };
         let (with, without) = (around("a\n<|im_end|>\nb"), around("a\n%%%%%\nb"));
         let n_tail = without.trained.iter().rev().take_while(|&&trained| trained).count() + 12;
@@ -223,7 +229,7 @@ fn special_tokens_in_content_stay_text() {
 
         let sample =
             Sample::PromptCompletion { prompt: "x</s>".into(), completion: "y<|im_end|>".into() };
-        let example = encoder.encode(&sample, 0).unwrap();
+        let example = one(encoder.encode(&sample, 0));
         assert_eq!(count(&example.ids), 0);
         let eos = tokenizer.eos_id().unwrap();
         assert_eq!(example.ids.iter().filter(|&&id| id == eos).count(), 1);
@@ -238,23 +244,24 @@ fn other_samples() {
         let (bos, eos) = (tokenizer.bos_id().unwrap(), tokenizer.eos_id().unwrap());
         let sample =
             Sample::PromptCompletion { prompt: "Say:".into(), completion: " hello there".into() };
-        let example = encoder.encode(&sample, 9).unwrap();
+        let example = one(encoder.encode(&sample, 9));
         assert_eq!((example.ids[0], example.ids.last().copied(), example.row), (bos, Some(eos), 9));
         assert_eq!(trained_text(&encoder, &example)[0].trim_start(), "hello there</s>", "{kind}");
         assert_eq!(example.ids[..3], tokenizer.encode_with_special("Say:").unwrap()[..3]);
 
-        let example = encoder.encode(&Sample::Text("hello".into()), 0).unwrap();
+        let example = one(encoder.encode(&Sample::Text("hello".into()), 0));
         assert!(example.trained.iter().all(|&trained| trained));
         assert_eq!(example.ids.iter().filter(|&&id| id == eos).count(), 1, "{kind}");
 
         let verbatim = Sample::Tokens { ids: vec![5, 6, 7], trained: vec![false, true, false] };
-        let example = encoder.encode(&verbatim, 0).unwrap();
+        let example = one(encoder.encode(&verbatim, 0));
         assert_eq!((example.ids, example.trained), (vec![5, 6, 7], vec![false, true, false]));
         let bare = Encoder::without_tokenizer(EncodeKnobs {
             max_len: Some(2),
             train_on: TrainOn::Assistant,
+            ..EncodeKnobs::default()
         });
-        assert_eq!(bare.encode(&verbatim, 0).unwrap().truncated, 1);
+        assert_eq!(one(bare.encode(&verbatim, 0)).truncated, 1);
         assert!(matches!(
             bare.encode(&Sample::Text("x".into()), 4),
             Err(EncodeError::NoTokenizer { row: 4 })
@@ -278,7 +285,7 @@ fn knobs() {
         chat(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
     let encode = |knobs| {
         let encoder = Encoder::new(tokenizer("bytes"), Some(template.clone()), knobs);
-        let example = encoder.encode(&Sample::Chat(conversation.clone()), 0).unwrap();
+        let example = one(encoder.encode(&Sample::Chat(conversation.clone()), 0));
         let text = trained_text(&encoder, &example);
         (example, text)
     };
@@ -288,9 +295,10 @@ fn knobs() {
         (short.ids.as_slice(), short.truncated as usize),
         (&whole.ids[..10], whole.len() - 10)
     );
-    let (_, last) = encode(EncodeKnobs { train_on: TrainOn::LastAssistant, max_len: None });
+    let (_, last) =
+        encode(EncodeKnobs { train_on: TrainOn::LastAssistant, ..EncodeKnobs::default() });
     assert_eq!(last, ["d<|im_end|>"]);
-    let (all, _) = encode(EncodeKnobs { train_on: TrainOn::Everything, max_len: None });
+    let (all, _) = encode(EncodeKnobs { train_on: TrainOn::Everything, ..EncodeKnobs::default() });
     assert_eq!(all.n_trained(), all.len() - 1);
 }
 
@@ -316,7 +324,7 @@ fn a_token_across_the_border_belongs_to_the_prompt() {
         {% endif %}{{ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
     );
     let conversation = chat(&[("user", ""), ("assistant", "is it")]);
-    let example = encoder.encode(&Sample::Chat(conversation.clone()), 0).unwrap();
+    let example = one(encoder.encode(&Sample::Chat(conversation.clone()), 0));
     assert_eq!(trained_text(&encoder, &example), [" it</s>"]);
     let error = encoder.check_prefix(&conversation, 0).unwrap_err();
     assert!(matches!(error, EncodeError::PrefixBroken { .. }), "{error}");
@@ -362,8 +370,8 @@ fn masks_of_real_templates() {
                 continue;
             }
             let encoded = encoder.encode(&Sample::Chat(conversation.clone()), 0);
-            let example = encoded.unwrap_or_else(|error| panic!("{name} {key}: {error}"));
-            let trained = trained_text(&encoder, &example);
+            let example = &encoded.unwrap_or_else(|error| panic!("{name} {key}: {error}"))[0];
+            let trained = trained_text(&encoder, example);
             let answers =
                 conversation.messages.iter().filter(|message| message.role == "assistant");
             for (trained, answer) in trained.iter().zip(answers.clone()) {
@@ -507,7 +515,7 @@ fn real_tokenizers() {
             let found = if prompt {
                 encoder.prompt(&conversation).unwrap()
             } else {
-                let example = encoder.encode(&Sample::Chat(conversation.clone()), 0).unwrap();
+                let example = one(encoder.encode(&Sample::Chat(conversation.clone()), 0));
                 let n_turns = conversation
                     .messages
                     .iter()
@@ -548,7 +556,7 @@ fn real_conversations() {
         for (row, line) in rows.split('\n').filter(|line| !line.is_empty()).take(150).enumerate() {
             let conversation: Conversation = serde_json::from_str(line).unwrap();
             let sample = Sample::Chat(conversation.clone());
-            let example = encoder.encode(&sample, row as u64).unwrap();
+            let example = one(encoder.encode(&sample, row as u64));
             let answers =
                 conversation.messages.iter().filter(|message| message.role == "assistant");
             let expected: Vec<String> =
@@ -581,4 +589,103 @@ fn tokenizer_vectors() {
             assert_eq!(tokenizer.encode(text).unwrap(), expected, "{vector} {text:?}");
         }
     }
+}
+
+/// Samples made of samples: groups, labels and weights.
+#[test]
+fn samples_of_samples() {
+    let encoder = encoder("bytes", CHATML);
+    let answer = |text: &str| Sample::Chat(chat(&[("user", "Hi"), ("assistant", text)]));
+    let pair = |left: &str, right: &str| Sample::Tied(vec![answer(left), answer(right)]);
+    let examples = encoder.encode(&pair("good", "bad"), 5).unwrap();
+    let shown: Vec<_> = examples.iter().map(|e| (e.row, e.tied, e.label, e.piece)).collect();
+    assert_eq!(shown, [(5, false, None, 0), (5, true, None, 0)]);
+    assert_eq!(examples[0].ids, one(encoder.encode(&answer("good"), 5)).ids);
+    assert!(matches!(
+        encoder.encode(&pair("same", "same"), 6),
+        Err(EncodeError::Alike { row: 6, .. })
+    ));
+    let nested = Sample::Tied(vec![pair("a", "b")]);
+    assert!(matches!(encoder.encode(&nested, 6), Err(EncodeError::Nested { row: 6 })));
+
+    let margin = Sample::Labelled(Box::new(answer("good")), 0.25);
+    let tied = encoder.encode(&Sample::Tied(vec![margin, answer("bad")]), 0).unwrap();
+    assert_eq!([tied[0].label, tied[1].label], [Some(0.25), None]);
+
+    let weighted = one(encoder.encode(&Sample::Weighted(Box::new(answer("good")), 3.0), 0));
+    assert_eq!(weighted.weights, Some(vec![3.0; weighted.len()]));
+
+    let class = Sample::Classified { text: "fine".into(), pair: None, label: 2.0 };
+    let class = one(encoder.encode(&class, 1));
+    assert_eq!((class.label, class.n_trained(), class.teaches()), (Some(2.0), 0, true));
+    assert_eq!(class.ids, tokenizer("bytes").encode_with_special("fine").unwrap());
+
+    let question = chat(&[("user", "Hi")]);
+    let prompt = one(encoder.encode(&Sample::Prompt(question.clone()), 1));
+    assert_eq!(prompt.ids, encoder.prompt(&question).unwrap());
+    assert!(!prompt.teaches());
+}
+
+/// A group with one member too long is dropped whole; what is labelled is never split.
+#[test]
+fn groups_are_cut_together() {
+    let answer = |text: &str| Sample::Chat(chat(&[("user", "Hi"), ("assistant", text)]));
+    let long = "x y z ".repeat(40);
+    let with = |truncate| {
+        let knobs = EncodeKnobs { max_len: Some(64), truncate, ..EncodeKnobs::default() };
+        let template = Template::parse(CHATML, [("eos_token", "</s>")]).unwrap();
+        Encoder::new(tokenizer("bytes"), Some(template), knobs)
+    };
+    let pair = Sample::Tied(vec![answer("short"), answer(&long)]);
+    assert!(with(Truncate::Drop).encode(&pair, 0).unwrap().is_empty());
+    let cut = with(Truncate::Split).encode(&pair, 0).unwrap();
+    assert_eq!((cut.len(), cut[1].len()), (2, 64));
+    assert!(cut[1].truncated > 0 && cut[0].truncated == 0);
+    let labelled = Sample::Labelled(Box::new(answer(&long)), 1.0);
+    assert_eq!(with(Truncate::Split).encode(&labelled, 0).unwrap().len(), 1);
+    let pieces = with(Truncate::Split).encode(&answer(&long), 0).unwrap();
+    assert!(pieces.len() > 2 && pieces.iter().all(|piece| !piece.tied && piece.truncated == 0));
+    assert_eq!(
+        pieces.iter().map(|piece| piece.piece).collect::<Vec<_>>(),
+        [0, 1, 2, 3][..pieces.len()]
+    );
+}
+
+/// A conversation's own weights win over the knobs: which turns are trained, and how much each counts.
+#[test]
+fn weights_of_turns() {
+    let mut conversation = chat(&[
+        ("user", "a"),
+        ("assistant", "first"),
+        ("user", "b"),
+        ("assistant", "second"),
+        ("assistant", "third"),
+    ]);
+    let plain = encoder("bytes", CHATML);
+    let template = Template::parse(CHATML, [("eos_token", "</s>")]).unwrap();
+    let knobs = EncodeKnobs { train_on: TrainOn::LastAssistant, ..EncodeKnobs::default() };
+    let last = Encoder::new(tokenizer("bytes"), Some(template), knobs);
+    let of = |encoder: &Encoder, conversation: &Conversation| {
+        let example = one(encoder.encode(&Sample::Chat(conversation.clone()), 0));
+        (trained_text(encoder, &example), example)
+    };
+    assert_eq!(of(&last, &conversation).0.len(), 1);
+    conversation.weights = Some(vec![1.0, 1.0, 1.0, 0.0, 1.0]);
+    for encoder in [&plain, &last] {
+        let (texts, example) = of(encoder, &conversation);
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].starts_with("first") && texts[1].starts_with("third"));
+        assert_eq!(example.weights, None, "a weight of 1 is no weight");
+    }
+    conversation.weights = Some(vec![1.0, 0.5, 1.0, 0.0, 2.0]);
+    let (_, example) = of(&plain, &conversation);
+    let weights = example.weights.unwrap();
+    let of_trained: Vec<f32> =
+        weights.iter().zip(&example.trained).filter(|(_, t)| **t).map(|(w, _)| *w).collect();
+    assert!(of_trained.starts_with(&[0.5; 3]) && of_trained.ends_with(&[2.0; 3]), "{of_trained:?}");
+    conversation.weights = Some(vec![1.0]);
+    assert!(matches!(
+        plain.encode(&Sample::Chat(conversation), 3),
+        Err(EncodeError::Weights { row: 3, n_messages: 5, n_weights: 1 })
+    ));
 }

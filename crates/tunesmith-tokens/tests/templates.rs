@@ -23,6 +23,7 @@ fn dialect() {
             messages: vec![Message::new("user", "u")],
             tools: None,
             template_kwargs: entries(&golden["variables"]).clone(),
+            weights: None,
         };
         let rendered = Template::parse(source, VARIABLES)
             .and_then(|template| template.at(NOW).render(&conversation, false));

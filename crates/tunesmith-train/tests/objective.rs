@@ -48,7 +48,7 @@ fn squared_errors(hidden: &Tensor, batch: &Batch) -> Tensor {
 fn docs() -> Vec<(Example, Option<f32>)> {
     let doc = |ids: &[u32], trained: bool, label| {
         let trained = vec![trained; ids.len()];
-        (Example { ids: ids.to_vec(), trained, row: 0, truncated: 0 }, label)
+        (Example { ids: ids.to_vec(), trained, ..Example::default() }, label)
     };
     vec![
         doc(&[3, 1, 4, 1, 5], true, None),

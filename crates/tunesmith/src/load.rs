@@ -26,10 +26,9 @@ pub(crate) struct Encoding {
 pub(crate) fn encoder(
     dir: &Path,
     fallback: Option<&str>,
-    max_len: Option<usize>,
+    knobs: EncodeKnobs,
     clock: Option<i64>,
 ) -> Result<Encoding> {
-    let knobs = EncodeKnobs { max_len, ..EncodeKnobs::default() };
     if !dir.join("tokenizer.json").exists() {
         let note =
             "the model has no tokenizer.json: rows must be token ids, and there is no text to show";
@@ -56,6 +55,11 @@ pub(crate) fn encoder(
         encoder: Arc::new(Encoder::new(Arc::new(tokenizer), Some(template), knobs)),
         note,
     })
+}
+
+/// The knobs of a command that has no recipe.
+pub(crate) fn up_to(max_len: Option<usize>) -> EncodeKnobs {
+    EncodeKnobs { max_len, ..EncodeKnobs::default() }
 }
 
 /// Where tensors go.
@@ -103,7 +107,7 @@ pub(crate) fn model(
         None => stored_kind(&located.dir),
     };
     let model = Transformer::load(&located.dir, LoadOptions { kind, device, trainable: false })?;
-    let Encoding { encoder, note } = encoder(&located.dir, fallback, max_len, None)?;
+    let Encoding { encoder, note } = encoder(&located.dir, fallback, up_to(max_len), None)?;
     note.iter().for_each(|note| tracing::info!("{note}"));
     Ok((model, encoder))
 }

@@ -14,7 +14,7 @@ use std::{
 };
 use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
 use tunesmith_model::Config;
-use tunesmith_tokens::{Batch, EncodeError, Encoder, Sample, Template};
+use tunesmith_tokens::{Batch, EncodeError, EncodeKnobs, Encoder, Sample, Template};
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
@@ -107,8 +107,14 @@ impl Plan {
                 "data.seq_len = {seq_len}, and the model was made for {positions} positions: a longer row is cut there, and the ledger counts it"
             ));
         }
+        let encode_knobs = EncodeKnobs {
+            max_len: Some(max_len),
+            truncate: recipe.data.truncate,
+            train_on: recipe.data.train_on,
+        };
+        let fallback = data.config.template.as_deref();
         let load::Encoding { encoder, note } =
-            load::encoder(&model_dir, data.config.template.as_deref(), Some(max_len), Some(clock))?;
+            load::encoder(&model_dir, fallback, encode_knobs, Some(clock))?;
         warnings.extend(note);
         if encoder.template().is_some_and(Template::tells_date) {
             let reason = Origin::Chosen("the start of the run".into());

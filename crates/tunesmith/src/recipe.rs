@@ -8,6 +8,7 @@ pub(crate) use layers::{Layers, Origin};
 use crate::cli::SourceChoice;
 use serde::{Deserialize, Serialize};
 use tunesmith_data::{OnBadRow, Packing};
+use tunesmith_tokens::{TrainOn, Truncate};
 use tunesmith_train::{AdamWKnobs, Schedule, TrainKnobs};
 
 /// What a run is made with.
@@ -70,6 +71,10 @@ pub(crate) struct DataKnobs {
     pub(crate) batch: usize,
     pub(crate) shuffle: bool,
     pub(crate) packing: Packing,
+    /// What becomes of an example longer than `seq_len`.
+    pub(crate) truncate: Truncate,
+    /// Which turns of a conversation are trained, where its row does not say so itself.
+    pub(crate) train_on: TrainOn,
     pub(crate) on_bad_row: OnBadRow,
     /// The present that chat templates tell the date from, in Unix seconds; 0: the start of the run.
     pub(crate) clock: i64,
@@ -124,6 +129,8 @@ impl Default for DataKnobs {
             batch: 2,
             shuffle: true,
             packing: Packing::BestFit,
+            truncate: Truncate::default(),
+            train_on: TrainOn::default(),
             on_bad_row: OnBadRow::Stop,
             clock: 0,
             eval_rows: 100,

@@ -74,7 +74,10 @@ fn from_row(encoder: &Encoder, sample: Sample) -> Option<Prompt> {
             let end = text.char_indices().nth(80).map_or(text.len(), |(i, _)| i);
             plain(encoder, &text[..end])
         }
-        Sample::Tokens { .. } => None,
+        Sample::Prompt(conversation) => prompt(encoder, conversation.messages).ok(),
+        Sample::Labelled(inner, _) | Sample::Weighted(inner, _) => from_row(encoder, *inner),
+        Sample::Tied(members) => from_row(encoder, members.into_iter().next()?),
+        Sample::Tokens { .. } | Sample::Classified { .. } => None,
     }
 }
 

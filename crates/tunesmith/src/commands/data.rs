@@ -16,23 +16,27 @@ use std::{
 };
 use tunesmith_data::{Dataset, RowKnobs};
 use tunesmith_report::html::Document;
-use tunesmith_tokens::{Batch, Encoder};
+use tunesmith_tokens::{Batch, Encoder, Example};
 
 pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode> {
     let (dataset, encoder) = open(args)?;
-    for (row, example) in (0u64..).zip(dataset.examples(&encoder, 0..args.rows)) {
-        let example = example?;
+    for examples in dataset.examples(&encoder, 0..args.rows) {
+        let examples = examples?;
         if !args.json {
-            print_documents(&report::documents(&Batch::new([&example]), &encoder))?;
+            print_documents(&report::documents(&Batch::new(&examples), &encoder))?;
             continue;
         }
-        let text = match encoder.tokenizer() {
-            Some(tokenizer) => json!(tokenizer.decode(&example.ids, false)?),
-            None => json!(null),
-        };
-        let line =
-            json!({"row": row, "ids": example.ids, "trained": example.trained, "text": text});
-        writeln!(std::io::stdout().lock(), "{line}")?;
+        for Example { row, ids, trained, label, .. } in &examples {
+            let text = match encoder.tokenizer() {
+                Some(tokenizer) => json!(tokenizer.decode(ids, false)?),
+                None => json!(null),
+            };
+            let mut line = json!({"row": row, "ids": ids, "trained": trained, "text": text});
+            if let Some(label) = label {
+                line["label"] = json!(label);
+            }
+            writeln!(std::io::stdout().lock(), "{line}")?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -46,8 +50,12 @@ fn open(args: &ShowArgs) -> Result<(Dataset, Arc<Encoder>)> {
     if let Some(why) = &model.fallback {
         tracing::warn!("{why}: the model that ships with tunesmith stands in");
     }
-    let Encoding { encoder, note } =
-        load::encoder(&model.dir, data.config.template.as_deref(), args.seq_len, None)?;
+    let Encoding { encoder, note } = load::encoder(
+        &model.dir,
+        data.config.template.as_deref(),
+        load::up_to(args.seq_len),
+        None,
+    )?;
     note.iter().for_each(|note| tracing::info!("{note}"));
     let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
     Ok((dataset, encoder))

@@ -217,6 +217,8 @@ fn identity(prepared: &Prepared) -> Result<Value> {
         "batch": data.batch,
         "shuffle": data.shuffle,
         "packing": data.packing,
+        "truncate": data.truncate,
+        "train_on": data.train_on,
         "accumulate": recipe.train.accumulate,
         "optimizer": recipe.optimizer,
         "schedule": recipe.schedule,

@@ -15,7 +15,10 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
     let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
     let mut out = std::io::stdout().lock();
     let (mut total, mut count, mut correct, mut n_rows) = (0.0, 0u64, 0u64, 0u64);
-    for (row, example) in (0u64..).zip(dataset.examples(&encoder, 0..args.rows.unwrap_or(u64::MAX)))
+    let rows = dataset.examples(&encoder, 0..args.rows.unwrap_or(u64::MAX));
+    // One line per example: a preference row has two of them.
+    for example in rows
+        .flat_map(|row| row.map_or_else(|e| vec![Err(e)], |row| row.into_iter().map(Ok).collect()))
     {
         let example = example?;
         let (logprobs, hits) = score(&model, &example.ids)?;
@@ -31,7 +34,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
             let token_logprobs: Vec<Option<f32>> =
                 first.into_iter().chain(logprobs.iter().copied().map(Some)).collect();
             let line = json!({
-                "row": row, "ids": example.ids, "trained": example.trained, "token_logprobs": token_logprobs,
+                "row": example.row, "ids": example.ids, "trained": example.trained, "token_logprobs": token_logprobs,
                 "logprob": logprob, "trained_tokens": n_trained,
             });
             writeln!(out, "{line}")?;
