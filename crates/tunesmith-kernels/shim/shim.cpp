@@ -11,6 +11,8 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -92,6 +94,17 @@ char *tunesmith_strdup(const char *text, size_t length) { return strndup(text, l
 // "highest", "high" or "medium": see at::Context::setFloat32MatmulPrecision.
 char *tunesmith_set_float32_matmul_precision(const char *precision) {
   return guarded([&] { at::globalContext().setFloat32MatmulPrecision(precision); });
+}
+
+// Runs `body(data)` once on every thread of libtorch's OpenMP pool, or once where there is no such pool. The entry point
+// is looked up rather than linked: a second OpenMP runtime in the process would be a second pool on the same cores.
+void tunesmith_parallel(void (*body)(void *), void *data) {
+  using parallel_t = void (*)(void (*)(void *), void *, unsigned, unsigned);
+  static const auto parallel = reinterpret_cast<parallel_t>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  if (parallel == nullptr)
+    body(data);
+  else
+    parallel(body, data, 0, 0); // 0 threads: as many as at::set_num_threads said
 }
 
 // Makes `outputs` (computed outside autograd) results of a node whose backward is the Rust closure.

@@ -21,6 +21,10 @@ unsafe extern "C" {
     fn tunesmith_free_error(error: *mut c_char);
     pub(crate) fn tunesmith_strdup(text: *const c_char, length: usize) -> *mut c_char;
     pub(crate) fn tunesmith_set_float32_matmul_precision(precision: *const c_char) -> *mut c_char;
+    pub(crate) fn tunesmith_parallel(
+        body: unsafe extern "C" fn(data: *mut c_void),
+        data: *mut c_void,
+    );
     pub(crate) fn tunesmith_attach_node(
         label: *const c_char,
         inputs: *const *const CTensor,

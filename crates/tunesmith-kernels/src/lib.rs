@@ -1,10 +1,31 @@
 #![doc = include_str!("../README.md")]
 
+mod adamw;
+mod attention;
 mod context;
+mod cross_entropy;
+mod element;
 mod error;
 mod ffi;
+mod gemm;
+mod matvec;
 mod node;
+mod parallel;
+mod rms_norm;
+mod rotary;
+mod simd;
+mod swiglu;
+#[cfg(test)]
+mod twin;
 
+pub use adamw::{AdamWStep, adamw_, square_sum};
+pub use attention::{AttentionShape, attention, attention_backward};
 pub use context::use_fast_fp32_matmul;
+pub use cross_entropy::{LabelScores, label_scores, label_scores_backward_};
+pub use element::supports;
 pub use error::KernelError;
+pub use matvec::matvec;
 pub use node::attach_node;
+pub use rms_norm::{rms_norm, rms_norm_backward};
+pub use rotary::rotate_;
+pub use swiglu::{swiglu, swiglu_backward_};

@@ -1,0 +1,267 @@
+//! The backward pass: a task is one query head of a document. It walks blocks of keys, and for each the blocks of
+//! queries that see it; the gradients of keys and values are summed per query head, then over the heads of a group,
+//! always in the same order.
+
+use super::{
+    AttentionShape,
+    block::{KEYS, Layout, Padded, QUERIES, Rows, TILE, pack, seen, unpack, with_scratch},
+};
+use crate::{
+    element::{Element, by_kind, memory},
+    gemm::{self, Gemm},
+    parallel::{Shared, for_each},
+    simd::{self, Kernel, LANES, Simd},
+};
+use tch::{Device, Kind, Tensor};
+
+/// The gradients of q, k and v, given that of the output, and what [`attention`](super::attention) returned.
+pub fn attention_backward(
+    dout: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    out: &Tensor,
+    lse: &Tensor,
+    shape: &AttentionShape,
+) -> [Tensor; 3] {
+    let grads = [q, k, v].map(Tensor::empty_like);
+    by_kind!(q.kind(), E => backward::<E>(dout, [q, k, v], out, lse, shape, &grads));
+    grads
+}
+
+fn backward<E: Element>(
+    dout: &Tensor,
+    [q, k, v]: [&Tensor; 3],
+    out: &Tensor,
+    lse: &Tensor,
+    shape: &AttentionShape,
+    [dq, dk, dv]: &[Tensor; 3],
+) {
+    let docs = shape.docs();
+    let layout = Layout::packed(k, &docs);
+    let [n, h, d] = [0, 1, 2].map(|i| q.size()[i] as usize);
+    let group = h / layout.n_head;
+    let width = d.next_multiple_of(LANES);
+    let (keys, values) =
+        (Padded::new(k, &layout, true, true), Padded::new(v, &layout, false, true));
+    let (starts, total) = layout.padded();
+    let size = [(h * total * width) as i64];
+    let [key_sums, value_sums] = [(); 2].map(|()| Tensor::empty(size, (Kind::Float, Device::Cpu)));
+    let [key_sums, value_sums] = [&key_sums, &value_sums].map(|x| Shared(memory::<f32>(x)));
+
+    let mut tasks: Vec<(usize, usize)> =
+        (0..docs.len()).flat_map(|doc| (0..h).map(move |head| (doc, head))).collect();
+    tasks.sort_by_key(|&(doc, _)| std::cmp::Reverse(docs[doc].1)); // long ones first
+    let longest = docs.iter().map(|&(_, t)| t).max().unwrap_or(0).next_multiple_of(gemm::ROWS);
+    let (stream, scores) = (longest * width, QUERIES * KEYS);
+    let sizes = [stream, stream, stream, longest, scores, scores];
+    let [q, dout, out] = [q, dout, out].map(|x| Shared(memory::<E>(x)));
+    let [dq, dk, dv] = [dq, dk, dv].map(|x| Shared(memory::<E>(x)));
+    let lse = Shared(memory::<f32>(lse));
+    for_each(tasks.len(), |task| {
+        let (doc, head) = tasks[task];
+        let (start, t) = docs[doc];
+        with_scratch(sizes, |scratch| {
+            // SAFETY: rows of this document and head, and sums that belong to this task.
+            unsafe {
+                let rows =
+                    |x: Shared<E>| Rows { at: x.get().add(head * d), row: h * d }.skip(start);
+                let sums = |x: Shared<f32>| x.get().add((head * total + starts[doc]) * width);
+                simd::run(Head {
+                    q: rows(q),
+                    dout: rows(dout),
+                    out: rows(out),
+                    dq: rows(dq),
+                    lse: lse.get().add(head * n + start),
+                    key_rows: keys.rows(head / group, doc),
+                    key_tiles: keys.tiles(head / group, doc),
+                    value_tiles: values.tiles(head / group, doc),
+                    dk: sums(key_sums),
+                    dv: sums(value_sums),
+                    t,
+                    d,
+                    scale: shape.scale as f32,
+                    reach: shape.reach(),
+                    scratch,
+                });
+            }
+        });
+    });
+
+    for_each(docs.len() * layout.n_head, |task| {
+        let (doc, head) = (task / layout.n_head, task % layout.n_head);
+        let (start, t) = docs[doc];
+        for (sums, target) in [(key_sums, dk), (value_sums, dv)] {
+            // SAFETY: the sums are complete; each document of a key head belongs to one task.
+            unsafe {
+                let first = sums.get().add((head * group * total + starts[doc]) * width);
+                let target = Rows { at: target.get().add(head * d), row: layout.row };
+                let target = target.skip(start);
+                simd::run(Reduce { first, stride: total * width, group, t, d, target });
+            }
+        }
+    });
+}
+
+/// One query head of a document.
+struct Head<E> {
+    q: Rows<E>,
+    dout: Rows<E>,
+    out: Rows<E>,
+    dq: Rows<E>,
+    lse: *const f32,
+    key_rows: *const f32,
+    key_tiles: *const f32,
+    value_tiles: *const f32,
+    dk: *mut f32,
+    dv: *mut f32,
+    t: usize,
+    d: usize,
+    scale: f32,
+    reach: usize,
+    scratch: [*mut f32; 6],
+}
+
+impl<E: Element> Kernel for Head<E> {
+    #[inline(always)]
+    unsafe fn body<S: Simd>(self) {
+        let Self { q, dout, out, dq, lse, t, d, scale, reach, scratch, .. } = self;
+        let [query, grad, dquery, delta, p, ds] = scratch;
+        let width = d.next_multiple_of(LANES);
+        let padded = t.next_multiple_of(gemm::ROWS);
+        // SAFETY: scratch has the sizes that `backward` asked for; keys and sums are padded to whole tiles.
+        unsafe {
+            // q carries the scale: it is wanted so in q · k and in the gradient of k.
+            pack::<S, E>(q, [t, d], padded, scale, query);
+            pack::<S, E>(dout, [t, d], padded, 1.0, grad);
+            std::ptr::write_bytes(dquery, 0, padded * width);
+            for row in 0..t {
+                let mut dot = S::splat(0.0);
+                for i in (0..d).step_by(LANES) {
+                    let o = E::load_some::<S>(out.skip(row).at.add(i), d - i);
+                    dot = S::fma(o, S::load(grad.add(row * width + i)), dot);
+                }
+                *delta.add(row) = S::sum(dot);
+            }
+            let n_padded = t.next_multiple_of(TILE) * width;
+            std::ptr::write_bytes(self.dk, 0, n_padded);
+            std::ptr::write_bytes(self.dv, 0, n_padded);
+            for from in (0..t).step_by(KEYS) {
+                // The last query that sees a key of this block.
+                let last = (from + KEYS).min(t).saturating_add(reach - 1).min(t);
+                for at in (from / QUERIES * QUERIES..last).step_by(QUERIES) {
+                    let n_queries = QUERIES.min(t - at);
+                    let m = n_queries.next_multiple_of(gemm::ROWS);
+                    let n = KEYS.min(at + n_queries - from).next_multiple_of(LANES);
+                    for (a, b, c) in [(query, self.key_tiles, p), (grad, self.value_tiles, ds)] {
+                        for tile in (0..n).step_by(TILE) {
+                            S::gemm(&Gemm {
+                                m,
+                                n: TILE.min(n - tile),
+                                k: width,
+                                a: a.add(at * width),
+                                a_row: width,
+                                a_col: 1,
+                                b: b.add((from + tile) * width),
+                                b_row: TILE,
+                                c: c.add(tile),
+                                c_row: KEYS,
+                                add: false,
+                            });
+                        }
+                    }
+                    for row in 0..n_queries {
+                        let (low, high) = seen(at + row, reach);
+                        let low = low.saturating_sub(from).min(n);
+                        let high = high.saturating_sub(from).min(n).max(low);
+                        let (p, ds) = (p.add(row * KEYS), ds.add(row * KEYS));
+                        let (lse, delta) = (*lse.add(at + row), *delta.add(at + row));
+                        probabilities::<S>(p, ds, [low, high, n], lse, delta);
+                    }
+                    // Sums over queries: Pᵀ dout and dSᵀ q.
+                    for (a, b, c) in [(p, grad, self.dv), (ds, query, self.dk)] {
+                        S::gemm(&Gemm {
+                            m: n,
+                            n: width,
+                            k: n_queries,
+                            a,
+                            a_row: 1,
+                            a_col: KEYS,
+                            b: b.add(at * width),
+                            b_row: width,
+                            c: c.add(from * width),
+                            c_row: width,
+                            add: true,
+                        });
+                    }
+                    S::gemm(&Gemm {
+                        m,
+                        n: width,
+                        k: n,
+                        a: ds,
+                        a_row: KEYS,
+                        a_col: 1,
+                        b: self.key_rows.add(from * width),
+                        b_row: width,
+                        c: dquery.add(at * width),
+                        c_row: width,
+                        add: true,
+                    });
+                }
+            }
+            unpack::<S, E>(dquery, [t, d], scale, dq);
+        }
+    }
+}
+
+/// One row: scores → p, and dp → ds; both 0 outside low..high.
+#[inline(always)]
+unsafe fn probabilities<S: Simd>(
+    p: *mut f32,
+    ds: *mut f32,
+    [low, high, n]: [usize; 3],
+    lse: f32,
+    delta: f32,
+) {
+    // SAFETY: the caller's: n of each.
+    unsafe {
+        for i in (0..n).step_by(LANES) {
+            let of_row = S::exp(S::sub(S::load(p.add(i)), S::splat(lse)));
+            let gradient = S::mul(of_row, S::sub(S::load(ds.add(i)), S::splat(delta)));
+            S::store(p.add(i), of_row);
+            S::store(ds.add(i), gradient);
+        }
+        for row in [p, ds] {
+            std::ptr::write_bytes(row, 0, low);
+            std::ptr::write_bytes(row.add(high), 0, n - high);
+        }
+    }
+}
+
+/// Adds what the query heads of a group have gathered, `stride` apart.
+struct Reduce<E> {
+    first: *mut f32,
+    stride: usize,
+    group: usize,
+    t: usize,
+    d: usize,
+    target: Rows<E>,
+}
+
+impl<E: Element> Kernel for Reduce<E> {
+    #[inline(always)]
+    unsafe fn body<S: Simd>(self) {
+        let Self { first, stride, group, t, d, target } = self;
+        let width = d.next_multiple_of(LANES);
+        // SAFETY: `group` sums of t rows, `stride` apart.
+        unsafe {
+            for head in 1..group {
+                for i in (0..t * width).step_by(LANES) {
+                    let more = S::load(first.add(head * stride + i));
+                    S::store(first.add(i), S::add(S::load(first.add(i)), more));
+                }
+            }
+            unpack::<S, E>(first, [t, d], 1.0, target);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Rows as fp32 in memory of our own, padded so that tiles never need an edge.
+
+use crate::{
+    element::{Element, by_kind, memory},
+    parallel::{Shared, for_each},
+    simd::{self, Kernel, LANES, Simd},
+};
+use std::cell::RefCell;
+use tch::{Device, Kind, Tensor};
+
+/// Queries of a block.
+pub(super) const QUERIES: usize = 64;
+/// Keys of a block: 64 queries of scores are 64 KiB, well inside L2.
+pub(super) const KEYS: usize = 256;
+/// Keys of a transposed tile; a tile of D rows is contiguous, since rows a power of two apart would share cache sets.
+pub(super) const TILE: usize = 64;
+
+/// Rows of one head of a tensor: `row` elements from one token to the next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<E> {
+    pub(super) at: *mut E,
+    pub(super) row: usize,
+}
+
+impl<E: Element> Rows<E> {
+    /// From row `n` on.
+    ///
+    /// # Safety
+    /// There are that many.
+    #[inline(always)]
+    pub(super) unsafe fn skip(self, n: usize) -> Self {
+        // SAFETY: the caller's.
+        Self { at: unsafe { self.at.add(n * self.row) }, row: self.row }
+    }
+}
+
+/// Where a document's keys lie in a tensor: the offset of its first key of head 0, and how many there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keys {
+    pub(super) offset: usize,
+    pub(super) n: usize,
+}
+
+/// The strides of keys.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) docs: Vec<Keys>,
+    pub(super) n_head: usize,
+    pub(super) d: usize,
+    pub(super) row: usize,
+    pub(super) head: usize,
+}
+
+impl Layout {
+    /// Keys (N, K, D) of documents that lie one after the other.
+    pub(super) fn packed(k: &Tensor, docs: &[(usize, usize)]) -> Self {
+        let [n_head, d] = [1, 2].map(|i| k.size()[i] as usize);
+        let docs = docs.iter().map(|&(start, n)| Keys { offset: start * n_head * d, n }).collect();
+        Self { docs, n_head, d, row: n_head * d, head: d }
+    }
+
+    /// Where each document starts among padded rows, and how many rows there are.
+    pub(super) fn padded(&self) -> (Vec<usize>, usize) {
+        let mut total = 0;
+        let starts = self
+            .docs
+            .iter()
+            .map(|keys| {
+                let start = total;
+                total += keys.n.next_multiple_of(TILE);
+                start
+            })
+            .collect();
+        (starts, total)
+    }
+}
+
+/// Keys or values as fp32, each document padded to whole tiles: (K, rows, D').
+pub(super) struct Padded {
+    rows: Option<Tensor>,
+    tiles: Option<Tensor>,
+    starts: Vec<usize>,
+    per_head: usize,
+    width: usize,
+}
+
+impl Padded {
+    /// Widens `x`, as rows, as transposed tiles, or both.
+    pub(super) fn new(x: &Tensor, layout: &Layout, rows: bool, tiles: bool) -> Self {
+        let (starts, total) = layout.padded();
+        let width = layout.d.next_multiple_of(LANES);
+        let memory = |wanted: bool| {
+            let size = [(layout.n_head * total * width) as i64];
+            wanted.then(|| Tensor::empty(size, (Kind::Float, Device::Cpu)))
+        };
+        let padded = Self {
+            rows: memory(rows),
+            tiles: memory(tiles),
+            starts,
+            per_head: total * width,
+            width,
+        };
+        by_kind!(x.kind(), E => padded.fill::<E>(x, layout));
+        padded
+    }
+
+    fn fill<E: Element>(&self, x: &Tensor, layout: &Layout) {
+        let x = Shared(x.data_ptr().cast::<E>());
+        let n_docs = layout.docs.len();
+        for_each(n_docs * layout.n_head, |task| {
+            let (doc, head) = (task % n_docs, task / n_docs);
+            let Keys { offset, n } = layout.docs[doc];
+            // SAFETY: each task has a document of a head of its own, in memory made for it.
+            unsafe {
+                simd::run(Widen {
+                    from: Rows { at: x.get().add(offset + head * layout.head), row: layout.row },
+                    n,
+                    d: layout.d,
+                    rows: self.rows(head, doc),
+                    tiles: self.tiles(head, doc),
+                });
+            }
+        });
+    }
+
+    /// The rows of a document of a head.
+    pub(super) fn rows(&self, head: usize, doc: usize) -> *mut f32 {
+        self.part(&self.rows, head, doc)
+    }
+
+    /// Its transposed tiles.
+    pub(super) fn tiles(&self, head: usize, doc: usize) -> *mut f32 {
+        self.part(&self.tiles, head, doc)
+    }
+
+    fn part(&self, of: &Option<Tensor>, head: usize, doc: usize) -> *mut f32 {
+        let Some(tensor) = of else { return std::ptr::null_mut() };
+        memory::<f32>(tensor).wrapping_add(head * self.per_head + self.starts[doc] * self.width)
+    }
+}
+
+// SAFETY: tasks only take pointers out of it; the tensors themselves stay with the thread that made them.
+unsafe impl Sync for Padded {}
+
+struct Widen<E> {
+    from: Rows<E>,
+    n: usize,
+    d: usize,
+    rows: *mut f32,
+    tiles: *mut f32,
+}
+
+impl<E: Element> Kernel for Widen<E> {
+    #[inline(always)]
+    unsafe fn body<S: Simd>(self) {
+        let Self { from, n, d, rows, tiles } = self;
+        let width = d.next_multiple_of(LANES);
+        let mut lines = [0.0f32; LANES * LANES];
+        for row in (0..n.next_multiple_of(TILE)).step_by(LANES) {
+            for col in (0..width).step_by(LANES) {
+                for r in 0..LANES {
+                    // SAFETY: rows below n, columns below d; targets are padded.
+                    unsafe {
+                        let left = if row + r < n { d.saturating_sub(col) } else { 0 };
+                        let at = if left > 0 { (row + r) * from.row + col } else { 0 };
+                        let x = E::load_some::<S>(from.at.add(at), left);
+                        if !rows.is_null() {
+                            S::store(rows.add((row + r) * width + col), x);
+                        }
+                        S::store(lines.as_mut_ptr().add(r * LANES), x);
+                    }
+                }
+                if tiles.is_null() {
+                    continue;
+                }
+                let tile = row / TILE * TILE * width + row % TILE;
+                for c in 0..LANES {
+                    for r in 0..LANES {
+                        // SAFETY: inside the tile of `row`.
+                        unsafe {
+                            *tiles.add(tile + (col + c) * TILE + r) = lines[r * LANES + c];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `n` rows of `d` → `padded_n` rows of d rounded up, times `factor`; zeros around.
+///
+/// # Safety
+/// The rows exist; `to` has room.
+#[inline(always)]
+pub(super) unsafe fn pack<S: Simd, E: Element>(
+    from: Rows<E>,
+    [n, d]: [usize; 2],
+    padded_n: usize,
+    factor: f32,
+    to: *mut f32,
+) {
+    let width = d.next_multiple_of(LANES);
+    // SAFETY: the caller's.
+    unsafe {
+        for row in 0..n {
+            let (from, to) = (from.at.add(row * from.row), to.add(row * width));
+            for i in (0..width).step_by(LANES) {
+                let x = E::load_some::<S>(from.add(i), d - i);
+                S::store(to.add(i), S::mul(x, S::splat(factor)));
+            }
+        }
+        std::ptr::write_bytes(to.add(n * width), 0, (padded_n - n) * width);
+    }
+}
+
+/// `n` rows of fp32, `d` rounded up wide, times `factor` → rows of a tensor.
+///
+/// # Safety
+/// The rows exist on both sides.
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Simd, E: Element>(
+    from: *const f32,
+    [n, d]: [usize; 2],
+    factor: f32,
+    to: Rows<E>,
+) {
+    let width = d.next_multiple_of(LANES);
+    for row in 0..n {
+        // SAFETY: the caller's.
+        unsafe {
+            let (from, to) = (from.add(row * width), to.at.add(row * to.row));
+            for i in (0..d).step_by(LANES) {
+                let x = S::mul(S::load(from.add(i)), S::splat(factor));
+                E::store_some::<S>(to.add(i), x, d - i);
+            }
+        }
+    }
+}
+
+/// The keys that the query at `position` sees, as a range of positions.
+#[inline(always)]
+pub(super) fn seen(position: usize, reach: usize) -> (usize, usize) {
+    ((position + 1).saturating_sub(reach), position + 1)
+}
+
+/// Scratch memory of this thread, kept between calls; what it holds is arbitrary.
+pub(super) fn with_scratch<const N: usize>(sizes: [usize; N], body: impl FnOnce([*mut f32; N])) {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|memory| {
+        let sizes = sizes.map(|n| n.next_multiple_of(LANES));
+        let total = sizes.iter().sum::<usize>() + LANES;
+        if memory.len() < total {
+            *memory = vec![0.0; total];
+        }
+        let start = memory.as_mut_ptr();
+        let mut offset = start.align_offset(64).min(LANES);
+        body(sizes.map(|n| {
+            let part = start.wrapping_add(offset);
+            offset += n;
+            part
+        }));
+    });
+}

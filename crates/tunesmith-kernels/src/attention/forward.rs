@@ -1,0 +1,209 @@
+//! The forward pass: keys and values are widened once, then a task is a block of queries of one head. Its scores live
+//! in L2, the softmax is kept online.
+
+use super::{
+    AttentionShape,
+    block::{KEYS, Layout, Padded, QUERIES, Rows, TILE, pack, seen, unpack, with_scratch},
+};
+use crate::{
+    element::{Element, by_kind, memory},
+    gemm::{self, Gemm},
+    parallel::{Shared, for_each},
+    simd::{self, Kernel, LANES, Simd},
+};
+use tch::{Device, Kind, Tensor};
+
+/// `q` (N, H, D), `k` and `v` (N, K, D) → (N, H, D), and the log of each softmax's denominator (H, N), fp32.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> (Tensor, Tensor) {
+    let layout = Layout::packed(k, &shape.docs());
+    forward(q, k, v, shape, &layout)
+}
+
+pub(super) fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    shape: &AttentionShape,
+    layout: &Layout,
+) -> (Tensor, Tensor) {
+    let (n, h) = (q.size()[0], q.size()[1]);
+    let (out, lse) = (q.empty_like(), Tensor::empty([h, n], (Kind::Float, Device::Cpu)));
+    let keys = Padded::new(k, layout, false, true);
+    let values = Padded::new(v, layout, true, false);
+    by_kind!(q.kind(), E => attend::<E>(q, &keys, &values, [&out, &lse], shape, layout));
+    (out, lse)
+}
+
+fn attend<E: Element>(
+    q: &Tensor,
+    keys: &Padded,
+    values: &Padded,
+    [out, lse]: [&Tensor; 2],
+    shape: &AttentionShape,
+    layout: &Layout,
+) {
+    let [n, h, d] = [0, 1, 2].map(|i| q.size()[i] as usize);
+    let (docs, group) = (shape.docs(), h / layout.n_head);
+    let mut tasks: Vec<(usize, usize, usize)> = docs
+        .iter()
+        .enumerate()
+        .flat_map(|(doc, &(_, t))| {
+            (0..t).step_by(QUERIES).flat_map(move |at| (0..h).map(move |head| (doc, head, at)))
+        })
+        .collect();
+    // Late queries see many keys: the long tasks first, so that no thread is left with one at the end.
+    tasks.sort_by_key(|&(_, _, at)| std::cmp::Reverse(at));
+    let [q, out] = [q, out].map(|x| Shared(memory::<E>(x)));
+    let lse = Shared(memory::<f32>(lse));
+    let width = d.next_multiple_of(LANES);
+    let sizes = [QUERIES * width, QUERIES * KEYS, QUERIES * width, QUERIES, QUERIES];
+    for_each(tasks.len(), |task| {
+        let (doc, head, at) = tasks[task];
+        let (start, t) = docs[doc];
+        with_scratch(sizes, |scratch| {
+            // SAFETY: rows of this document and head; each block of queries belongs to one task.
+            unsafe {
+                let rows =
+                    |x: Shared<E>| Rows { at: x.get().add(head * d), row: h * d }.skip(start + at);
+                simd::run(Block {
+                    q: rows(q),
+                    keys: keys.tiles(head / group, doc),
+                    values: values.rows(head / group, doc),
+                    out: rows(out),
+                    lse: lse.get().add(head * n + start + at),
+                    n_queries: QUERIES.min(t - at),
+                    first: layout.docs[doc].n - t + at,
+                    d,
+                    scale: shape.scale as f32,
+                    reach: shape.reach(),
+                    scratch,
+                });
+            }
+        });
+    });
+}
+
+/// A block of queries of one head against all keys they see.
+struct Block<E> {
+    q: Rows<E>,
+    keys: *const f32,
+    values: *const f32,
+    out: Rows<E>,
+    lse: *mut f32,
+    n_queries: usize,
+    /// Position of the first query among the keys.
+    first: usize,
+    d: usize,
+    scale: f32,
+    reach: usize,
+    scratch: [*mut f32; 5],
+}
+
+impl<E: Element> Kernel for Block<E> {
+    #[inline(always)]
+    unsafe fn body<S: Simd>(self) {
+        let Self { q, keys, values, out, lse, n_queries, first, d, scale, reach, scratch } = self;
+        let [query, scores, acc, max, sum] = scratch;
+        let width = d.next_multiple_of(LANES);
+        let m = n_queries.next_multiple_of(gemm::ROWS);
+        // SAFETY: scratch has the sizes that `attend` asked for; keys and values are padded to whole tiles.
+        unsafe {
+            pack::<S, E>(q, [n_queries, d], m, scale, query);
+            for row in 0..m {
+                *max.add(row) = f32::NEG_INFINITY;
+                *sum.add(row) = 0.0;
+            }
+            std::ptr::write_bytes(acc, 0, m * width);
+            let end = first + n_queries;
+            let mut from = seen(first, reach).0 / TILE * TILE;
+            while from < end {
+                let n = KEYS.min(end - from).next_multiple_of(LANES);
+                for tile in (0..n).step_by(TILE) {
+                    S::gemm(&Gemm {
+                        m,
+                        n: TILE.min(n - tile),
+                        k: width,
+                        a: query,
+                        a_row: width,
+                        a_col: 1,
+                        b: keys.add((from + tile) * width),
+                        b_row: TILE,
+                        c: scores.add(tile),
+                        c_row: KEYS,
+                        add: false,
+                    });
+                }
+                for row in 0..n_queries {
+                    let (low, high) = seen(first + row, reach);
+                    let low = low.saturating_sub(from).min(n);
+                    let high = high.saturating_sub(from).min(n).max(low);
+                    let acc = (acc.add(row * width), width);
+                    let scores = scores.add(row * KEYS);
+                    softmax::<S>(scores, [low, high, n], max.add(row), sum.add(row), acc);
+                }
+                S::gemm(&Gemm {
+                    m,
+                    n: width,
+                    k: n,
+                    a: scores,
+                    a_row: KEYS,
+                    a_col: 1,
+                    b: values.add(from * width),
+                    b_row: width,
+                    c: acc,
+                    c_row: width,
+                    add: true,
+                });
+                from += KEYS;
+            }
+            for row in 0..n_queries {
+                let sum = *sum.add(row);
+                *lse.add(row) = *max.add(row) + sum.ln();
+                unpack::<S, E>(acc.add(row * width), [1, d], 1.0 / sum, out.skip(row));
+            }
+        }
+    }
+}
+
+/// One row of scores → its unnormalised probabilities, 0 outside low..high; what was gathered before is rescaled.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(
+    row: *mut f32,
+    [low, high, n]: [usize; 3],
+    max: *mut f32,
+    sum: *mut f32,
+    (acc, width): (*mut f32, usize),
+) {
+    // SAFETY: the caller's: n scores, width sums.
+    unsafe {
+        if low >= high {
+            std::ptr::write_bytes(row, 0, n);
+            return;
+        }
+        for i in (0..low).chain(high..n) {
+            *row.add(i) = f32::NEG_INFINITY;
+        }
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        for i in (0..n).step_by(LANES) {
+            largest = S::max(largest, S::load(row.add(i)));
+        }
+        let new = S::largest(largest).max(*max);
+        let shrink = (*max - new).exp();
+        let mut total = S::splat(0.0);
+        for i in (0..n).step_by(LANES) {
+            let p = S::exp(S::sub(S::load(row.add(i)), S::splat(new)));
+            S::store(row.add(i), p);
+            total = S::add(total, p);
+        }
+        // e^−∞ came out as 2⁻¹²⁶, which no sum notices; a hidden value must not be read at all.
+        std::ptr::write_bytes(row, 0, low);
+        std::ptr::write_bytes(row.add(high), 0, n - high);
+        *sum = *sum * shrink + S::sum(total);
+        if shrink != 1.0 {
+            for i in (0..width).step_by(LANES) {
+                S::store(acc.add(i), S::mul(S::load(acc.add(i)), S::splat(shrink)));
+            }
+        }
+        *max = new;
+    }
+}

@@ -1,0 +1,154 @@
+//! Tensors as memory: the dtypes kernels know, and checked views of tensors.
+
+use crate::simd::{LANES, Simd};
+use half::bf16;
+use tch::{Device, Kind, Tensor};
+
+/// A dtype that kernels read and write; all arithmetic is in f32.
+pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
+    /// libtorch's name for it.
+    const KIND: Kind;
+
+    fn to_f32(self) -> f32;
+    fn from_f32(x: f32) -> Self;
+    /// # Safety
+    /// [`LANES`] elements at `from`; the instruction set of `S`.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    /// # Safety
+    /// [`LANES`] elements at `to`; the instruction set of `S`.
+    unsafe fn store<S: Simd>(to: *mut Self, x: S::V);
+
+    /// The first `n` lanes from memory, the others 0.
+    ///
+    /// # Safety
+    /// `n` elements at `from`.
+    #[inline(always)]
+    unsafe fn load_some<S: Simd>(from: *const Self, n: usize) -> S::V {
+        // SAFETY: the caller's; the array has LANES elements.
+        unsafe {
+            if n >= LANES {
+                return Self::load::<S>(from);
+            }
+            let mut lanes = [0.0f32; LANES];
+            for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+                *lane = (*from.add(i)).to_f32();
+            }
+            S::load(lanes.as_ptr())
+        }
+    }
+
+    /// The first `n` lanes to memory.
+    ///
+    /// # Safety
+    /// `n` elements at `to`.
+    #[inline(always)]
+    unsafe fn store_some<S: Simd>(to: *mut Self, x: S::V, n: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            if n >= LANES {
+                return Self::store::<S>(to, x);
+            }
+            let lanes = S::to_array(x);
+            for (i, lane) in lanes.iter().enumerate().take(n) {
+                *to.add(i) = Self::from_f32(*lane);
+            }
+        }
+    }
+}
+
+impl Element for f32 {
+    const KIND: Kind = Kind::Float;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut Self, x: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store(to, x) }
+    }
+}
+
+impl Element for bf16 {
+    const KIND: Kind = Kind::BFloat16;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut Self, x: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store_bf16(to, x) }
+    }
+}
+
+/// Whether kernels can take this tensor: on the CPU, fp32 or bf16.
+pub fn supports(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
+}
+
+/// Runs `$body` with `$e` standing for the Rust type of `$kind`; other dtypes are a caller's bug.
+macro_rules! by_kind {
+    ($kind:expr, $e:ident => $body:expr) => {
+        match $kind {
+            tch::Kind::Float => {
+                type $e = f32;
+                $body
+            }
+            tch::Kind::BFloat16 => {
+                type $e = half::bf16;
+                $body
+            }
+            other => panic!("a kernel was given {other:?}; it knows Float and BFloat16"),
+        }
+    };
+}
+pub(crate) use by_kind;
+
+/// The memory of a contiguous CPU tensor.
+///
+/// # Panics
+/// Another dtype or device, or strides: bugs of a caller inside tunesmith.
+pub(crate) fn memory<E: Element>(x: &Tensor) -> *mut E {
+    assert_eq!(
+        (x.kind(), x.device()),
+        (E::KIND, Device::Cpu),
+        "dtype and device of a kernel's tensor"
+    );
+    assert!(x.is_contiguous(), "a kernel's tensor is contiguous");
+    x.data_ptr().cast()
+}
+
+/// The memory of a contiguous i64 CPU tensor.
+pub(crate) fn indices(x: &Tensor) -> &[i64] {
+    assert_eq!((x.kind(), x.device()), (Kind::Int64, Device::Cpu), "dtype and device of indices");
+    assert!(x.is_contiguous(), "indices are contiguous");
+    // SAFETY: checked; the slice lives as long as the borrow.
+    unsafe { std::slice::from_raw_parts(x.data_ptr().cast_const().cast(), x.numel()) }
+}
+
+/// Rows and width of a tensor seen as (rows, last dimension).
+pub(crate) fn rows(x: &Tensor) -> (usize, usize) {
+    let width = x.size().last().map_or(1, |&n| n as usize);
+    (x.numel() / width.max(1), width)
+}

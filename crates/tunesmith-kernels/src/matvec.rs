@@ -1,0 +1,145 @@
+//! A few rows times a weight matrix, as decoding has it: y = x Wᵀ with W read once, at the speed of memory.
+//!
+//! Shapes: M rows of x (few), I inputs, O outputs.
+//!
+//! A tile of 4 rows of W meets up to 4 rows of x in registers; the rows of W come from memory once and stay in L1 for
+//! the other rows of x. Products are fp32 whatever the dtype, and a row's result does not depend on the others.
+#![allow(clippy::needless_range_loop, reason = "an index names the register of a tile")]
+
+use crate::{
+    element::{Element, by_kind, memory, rows},
+    parallel::{Shared, for_each},
+    simd::{self, Kernel, LANES, Simd},
+};
+use tch::{Device, Kind, Tensor};
+
+/// Rows of W of one task.
+const OUTPUTS: usize = 32;
+
+/// `x` (.., I) · `weight` (O, I)ᵀ + `bias` (O) → (.., O), in the dtype of x, or in fp32 if `wide`.
+pub fn matvec(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, wide: bool) -> Tensor {
+    let ((m, n_in), n_out) = (rows(x), weight.size()[0] as usize);
+    let mut size = x.size();
+    if let Some(last) = size.last_mut() {
+        *last = n_out as i64;
+    }
+    let y = Tensor::empty(size, (if wide { Kind::Float } else { x.kind() }, Device::Cpu));
+    let x32 = x.to_kind(Kind::Float);
+    let x32 = Shared(memory::<f32>(&x32));
+    by_kind!(weight.kind(), E => {
+        let w = Shared(memory::<E>(weight));
+        let bias = bias.map(|bias| Shared(memory::<E>(bias)));
+        by_kind!(y.kind(), Y => {
+            let y = Shared(memory::<Y>(&y));
+            for_each(n_out.div_ceil(OUTPUTS), |task| {
+                let outputs = task * OUTPUTS..((task + 1) * OUTPUTS).min(n_out);
+                // SAFETY: rows of W and columns of y that belong to one task.
+                unsafe {
+                    simd::run(Product {
+                        x: x32.get(), w: w.get(), bias: bias.map(Shared::get), y: y.get(),
+                        outputs, m, n_in, n_out,
+                    });
+                }
+            });
+        });
+    });
+    y
+}
+
+struct Product<E, Y> {
+    x: *const f32,
+    w: *const E,
+    bias: Option<*mut E>,
+    y: *mut Y,
+    outputs: std::ops::Range<usize>,
+    m: usize,
+    n_in: usize,
+    n_out: usize,
+}
+
+impl<E: Element, Y: Element> Kernel for Product<E, Y> {
+    #[inline(always)]
+    unsafe fn body<S: Simd>(self) {
+        for from in self.outputs.clone().step_by(4) {
+            let n = (self.outputs.end - from).min(4);
+            let mut row = 0;
+            while row < self.m {
+                let rows = (self.m - row).min(4);
+                // SAFETY: the caller's.
+                unsafe {
+                    match rows {
+                        4 => self.tile::<S, 4>(from, n, row),
+                        3 => self.tile::<S, 3>(from, n, row),
+                        2 => self.tile::<S, 2>(from, n, row),
+                        _ => self.tile::<S, 1>(from, n, row),
+                    }
+                }
+                row += rows;
+            }
+        }
+    }
+}
+
+impl<E: Element, Y: Element> Product<E, Y> {
+    /// `n` ≤ 4 outputs of `M` rows. A missing output repeats the last one and is not written.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize>(&self, from: usize, n: usize, row: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut w = [self.w; 4];
+            for (i, w) in w.iter_mut().enumerate() {
+                *w = self.w.add((from + i.min(n - 1)) * self.n_in);
+            }
+            let x = self.x.add(row * self.n_in);
+            let mut acc = [[S::splat(0.0); M]; 4];
+            let whole = self.n_in / LANES * LANES;
+            let mut i = 0;
+            while i < whole {
+                let mut of_x = [S::splat(0.0); M];
+                for r in 0..M {
+                    of_x[r] = S::load(x.add(r * self.n_in + i));
+                }
+                for o in 0..4 {
+                    let of_w = E::load::<S>(w[o].add(i));
+                    for r in 0..M {
+                        acc[o][r] = S::fma(of_w, of_x[r], acc[o][r]);
+                    }
+                }
+                i += LANES;
+            }
+            for o in 0..n {
+                for r in 0..M {
+                    let mut sum = S::sum(acc[o][r]);
+                    for i in whole..self.n_in {
+                        sum += *x.add(r * self.n_in + i) * (*w[o].add(i)).to_f32();
+                    }
+                    if let Some(bias) = self.bias {
+                        sum += (*bias.add(from + o)).to_f32();
+                    }
+                    *self.y.add((row + r) * self.n_out + from + o) = Y::from_f32(sum);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::twin::{assert_close, randn};
+
+    #[test]
+    fn agrees_with_its_twin() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (m, n_in, n_out) in [(1, 576, 1536), (7, 100, 61), (16, 33, 5)] {
+                let (x, w) = (randn(&[m, n_in], kind), randn(&[n_out, n_in], kind));
+                let bias = randn(&[n_out], kind);
+                let expected = x.linear(&w, Some(&bias));
+                assert_close("rounded", &matvec(&x, &w, Some(&bias), false), &expected);
+                let wide = matvec(&x, &w, None, true);
+                assert_eq!(wide.kind(), Kind::Float);
+                assert_close("wide", &wide.to_kind(kind), &x.linear(&w, None::<&Tensor>));
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The two x86 instruction sets behind [`Simd`].
+
+use super::{Kernel, LANES, Simd};
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// One 512-bit register a vector.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512;
+
+/// Two 256-bit registers a vector.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx2;
+
+#[target_feature(enable = "avx512f,avx2,fma")]
+pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) {
+    // SAFETY: the caller's.
+    unsafe { kernel.body::<Avx512>() }
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
+    // SAFETY: the caller's.
+    unsafe { kernel.body::<Avx2>() }
+}
+
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn gemm_avx512(args: &crate::gemm::Gemm) {
+    // SAFETY: the caller's.
+    unsafe { crate::gemm::multiply::<Avx512>(args) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn gemm_avx2(args: &crate::gemm::Gemm) {
+    // SAFETY: the caller's.
+    unsafe { crate::gemm::multiply::<Avx2>(args) }
+}
+
+/// The methods that are one intrinsic each.
+macro_rules! intrinsics {
+    ($($name:ident($($arg:ident: $t:ty),*) $(-> $ret:ty)? = $e:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name($($arg: $t),*) $(-> $ret)? {
+            // SAFETY: the caller's.
+            unsafe { $e }
+        }
+    )*};
+}
+
+type F512 = __m512;
+
+impl Simd for Avx512 {
+    const WIDE: bool = true;
+    type V = F512;
+
+    intrinsics! {
+        splat(x: f32) -> F512 = _mm512_set1_ps(x);
+        load(from: *const f32) -> F512 = _mm512_loadu_ps(from);
+        store(to: *mut f32, x: F512) = _mm512_storeu_ps(to, x);
+        add(a: F512, b: F512) -> F512 = _mm512_add_ps(a, b);
+        sub(a: F512, b: F512) -> F512 = _mm512_sub_ps(a, b);
+        mul(a: F512, b: F512) -> F512 = _mm512_mul_ps(a, b);
+        div(a: F512, b: F512) -> F512 = _mm512_div_ps(a, b);
+        sqrt(a: F512) -> F512 = _mm512_sqrt_ps(a);
+        max(a: F512, b: F512) -> F512 = _mm512_max_ps(a, b);
+        min(a: F512, b: F512) -> F512 = _mm512_min_ps(a, b);
+        fma(a: F512, b: F512, c: F512) -> F512 = _mm512_fmadd_ps(a, b, c);
+        round(a: F512) -> F512 = _mm512_roundscale_ps::<0>(a);
+        pow2(n: F512) -> F512 = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(
+            _mm512_cvtps_epi32(n), _mm512_set1_epi32(127))));
+        sum(a: F512) -> f32 = _mm512_reduce_add_ps(a);
+        largest(a: F512) -> f32 = _mm512_reduce_max_ps(a);
+        gemm(args: &crate::gemm::Gemm) = gemm_avx512(args);
+        load_bf16(from: *const bf16) -> F512 = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))));
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut bf16, x: F512) {
+        // SAFETY: the caller's.
+        unsafe {
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            let rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000));
+            let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+            _mm256_storeu_si256(to.cast(), high);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_array(a: F512) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: LANES elements.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), a) };
+        out
+    }
+}
+
+type F256x2 = [__m256; 2];
+
+/// The same intrinsic on both halves.
+macro_rules! halves {
+    ($f:ident, $a:expr) => {
+        [$f($a[0]), $f($a[1])]
+    };
+    ($f:ident, $a:expr, $b:expr) => {
+        [$f($a[0], $b[0]), $f($a[1], $b[1])]
+    };
+    ($f:ident, $a:expr, $b:expr, $c:expr) => {
+        [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])]
+    };
+}
+
+impl Simd for Avx2 {
+    const WIDE: bool = false;
+    type V = F256x2;
+
+    intrinsics! {
+        splat(x: f32) -> F256x2 = [_mm256_set1_ps(x); 2];
+        load(from: *const f32) -> F256x2 = [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))];
+        store(to: *mut f32, x: F256x2) = {
+            _mm256_storeu_ps(to, x[0]);
+            _mm256_storeu_ps(to.add(8), x[1]);
+        };
+        add(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_add_ps, a, b);
+        sub(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_sub_ps, a, b);
+        mul(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_mul_ps, a, b);
+        div(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_div_ps, a, b);
+        sqrt(a: F256x2) -> F256x2 = halves!(_mm256_sqrt_ps, a);
+        max(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_max_ps, a, b);
+        min(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_min_ps, a, b);
+        fma(a: F256x2, b: F256x2, c: F256x2) -> F256x2 = halves!(_mm256_fmadd_ps, a, b, c);
+        round(a: F256x2) -> F256x2 = [_mm256_round_ps::<0>(a[0]), _mm256_round_ps::<0>(a[1])];
+        gemm(args: &crate::gemm::Gemm) = gemm_avx2(args);
+    }
+
+    #[inline(always)]
+    unsafe fn pow2(n: F256x2) -> F256x2 {
+        // SAFETY: the caller's.
+        unsafe {
+            let n = halves!(_mm256_cvtps_epi32, n);
+            let bias = [_mm256_set1_epi32(127); 2];
+            let exponent = halves!(_mm256_add_epi32, n, bias);
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent[0])),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> F256x2 {
+        // SAFETY: the caller's.
+        unsafe {
+            let both = _mm256_loadu_si256(from.cast());
+            let wide = [
+                _mm256_cvtepu16_epi32(_mm256_castsi256_si128(both)),
+                _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(both)),
+            ];
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide[0])),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut bf16, x: F256x2) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[bf16; LANES]>().write_unaligned(Self::to_array(x).map(bf16::from_f32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_array(a: F256x2) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: LANES elements.
+        unsafe { Self::store(out.as_mut_ptr(), a) };
+        out
+    }
+}
