@@ -6,6 +6,7 @@
 //! a second tokenizer recognises each special token by a private spelling only, in characters that no text holds; genuine
 //! special tokens are respelled, the text that only looks like them stays as it is, and the whole is encoded at once.
 
+use super::added::Added;
 use super::{TokenizerError, Tokens, encode_error, tokens};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,10 +18,7 @@ const DIGITS: u32 = 0x10_FF00;
 
 /// The spellings of special tokens, for finding them in text.
 #[derive(Debug)]
-pub(super) struct SpecialTexts {
-    /// Spellings with their ids by first byte, longest first.
-    by_first: HashMap<u8, Vec<(String, u32)>>,
-}
+pub(super) struct SpecialTexts(Added);
 
 /// A tokenizer that knows special tokens by their private spellings.
 #[derive(Debug)]
@@ -36,30 +34,14 @@ impl SpecialTexts {
         tokenizer: &tokenizers::Tokenizer,
         wanted: impl Fn(&AddedToken) -> bool,
     ) -> Self {
-        let mut by_first: HashMap<u8, Vec<(String, u32)>> = HashMap::new();
-        for (id, token) in tokenizer.get_added_tokens_decoder() {
-            if let (true, Some(&first)) = (wanted(&token), token.content.as_bytes().first()) {
-                by_first.entry(first).or_default().push((token.content, id));
-            }
-        }
-        for spellings in by_first.values_mut() {
-            spellings.sort_by(|(left, _), (right, _)| {
-                right.len().cmp(&left.len()).then_with(|| left.cmp(right))
-            });
-        }
-        Self { by_first }
+        let tokens = tokenizer.get_added_tokens_decoder().into_iter();
+        let tokens = tokens.filter(|(_, token)| wanted(token));
+        Self(Added::new(tokens.map(|(id, token)| (token.content, id))))
     }
 
     /// The first place at or after `from` that spells a special token.
     pub(super) fn first(&self, text: &str, from: usize) -> Option<(Range<usize>, u32)> {
-        let bytes = text.as_bytes();
-        (from..bytes.len()).find_map(|at| {
-            let spellings = self.by_first.get(&bytes[at])?;
-            let (spelling, id) = spellings
-                .iter()
-                .find(|(spelling, _)| bytes[at..].starts_with(spelling.as_bytes()))?;
-            Some((at..at + spelling.len(), *id))
-        })
+        self.0.first(text, from)
     }
 
     /// All of them, leftmost and longest first, that do not touch the ranges of `except` (ordered).
@@ -88,11 +70,7 @@ impl SpecialTexts {
     ) -> Result<(), TokenizerError> {
         let mut genuine = genuine.iter().map(|(range, _)| range).peekable();
         for (id, span) in tokens.ids.iter().zip(&tokens.spans) {
-            let Some((spelling, _)) =
-                self.by_first.values().flatten().find(|(_, special)| special == id)
-            else {
-                continue;
-            };
+            let Some(spelling) = self.0.spelling(*id) else { continue };
             while genuine.next_if(|range| range.end <= span.start).is_some() {}
             if !span.is_empty() && genuine.peek().is_none_or(|range| range.start >= span.end) {
                 return Err(TokenizerError::Encode(format!(

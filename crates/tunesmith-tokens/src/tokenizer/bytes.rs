@@ -1,0 +1,118 @@
+//! Byte-level BPE tokenizers (GPT-2, Llama 3, Qwen, SmolLM2), encoded here instead of by the `tokenizers` crate.
+//!
+//! # Why
+//! The crate encodes 5 MB/s per core: a regex engine finds the words, and every word becomes objects with text and
+//! offsets. Here functions find the words ([`split`]), each thread remembers the tokens of frequent words ([`words`]),
+//! and a word that it does not know is merged without allocation ([`merge`]). What is in the file decides: whatever is
+//! not exactly one of the known forms leaves the whole tokenizer to the crate, and so does a single text that holds a
+//! byte without a token, or that NFC would change. Tests compare ids and spans with the crate's.
+//!
+//! ```text
+//! text ─ added tokens ─► pieces ─ split ─► words ─ words, merge ─► ids with the bytes of each
+//! ```
+
+mod classes;
+mod file;
+mod merge;
+mod split;
+mod words;
+
+use super::added::Added;
+use classes::Classes;
+use merge::Merges;
+use split::Split;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use words::Word;
+
+/// A tokenizer that works on the bytes of words.
+#[derive(Debug)]
+pub(super) struct ByteBpe {
+    /// Names it in the caches of threads.
+    id: u64,
+    added: Added,
+    split: Split,
+    merges: Merges,
+    /// Whether a text is put into NFC first.
+    nfc: bool,
+}
+
+impl ByteBpe {
+    /// Reads a `tokenizer.json`; `None` where it is anything else than a byte-level BPE of a known form.
+    pub(super) fn from_json(json: &[u8]) -> Option<Self> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let file::Parts { added, split, merges, nfc } = file::read(json)?;
+        Some(Self { id: IDS.fetch_add(1, Ordering::Relaxed), added, split, merges, nfc })
+    }
+
+    /// Calls `token` with the id and the byte range of each token of `text`. False where this text is for the crate;
+    /// `token` may have been called then.
+    pub(super) fn encode(&self, text: &str, mut token: impl FnMut(u32, usize, usize)) -> bool {
+        words::with(self.id, |words| {
+            let mut from = 0;
+            for (range, id) in self.added.iter(text) {
+                if !self.piece(words, text, from..range.start, &mut token) {
+                    return false;
+                }
+                from = range.end;
+                token(id, range.start, range.end);
+            }
+            self.piece(words, text, from..text.len(), &mut token)
+        })
+    }
+
+    /// The part of `text` between two added tokens.
+    fn piece(
+        &self,
+        words: &mut words::Words,
+        text: &str,
+        range: Range<usize>,
+        token: &mut impl FnMut(u32, usize, usize),
+    ) -> bool {
+        let (base, piece) = (range.start, &text[range]);
+        if self.nfc && !Classes::get().is_nfc(piece) {
+            return false;
+        }
+        let text = text.as_bytes();
+        let mut known = true;
+        self.split.each(piece, |start, end| {
+            let (start, end) = (base + start, base + end);
+            match words.get(text, start, end, &self.merges) {
+                Word::One(id) => token(id, start, end),
+                Word::Many(tokens) => {
+                    let mut at = start;
+                    for &(id, length) in tokens {
+                        let next = at + length as usize;
+                        token(id, floor(text, at), ceil(text, next));
+                        at = next;
+                    }
+                }
+                Word::Unknown => known = false,
+            }
+        });
+        known
+    }
+}
+
+/// The start of the character that byte `at` belongs to: a token of half a character stands for the whole of it.
+#[inline(always)]
+fn floor(text: &[u8], mut at: usize) -> usize {
+    while at > 0 && is_continuation(text, at) {
+        at -= 1;
+    }
+    at
+}
+
+/// The end of the character whose bytes end at `at` or behind it.
+#[inline(always)]
+fn ceil(text: &[u8], mut at: usize) -> usize {
+    while is_continuation(text, at) {
+        at += 1;
+    }
+    at
+}
+
+#[inline(always)]
+fn is_continuation(text: &[u8], at: usize) -> bool {
+    text.get(at).is_some_and(|byte| byte & 0xC0 == 0x80)
+}

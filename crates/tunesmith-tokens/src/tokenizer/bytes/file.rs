@@ -1,0 +1,164 @@
+//! What a `tokenizer.json` says, if it is a byte-level BPE to the letter.
+
+use super::merge::Merges;
+use super::split::Split;
+use crate::tokenizer::added::Added;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+/// What encoding needs of a file.
+pub(super) struct Parts {
+    pub(super) added: Added,
+    pub(super) split: Split,
+    pub(super) merges: Merges,
+    pub(super) nfc: bool,
+}
+
+/// Reads the parts; `None` where anything is not known exactly.
+pub(super) fn read(json: &[u8]) -> Option<Parts> {
+    let file: File<'_> = serde_json::from_slice(json).ok()?;
+    let nfc = match file.normalizer {
+        None => false,
+        Some(normalizer) if normalizer == serde_json::json!({"type": "NFC"}) => true,
+        Some(_) => return None,
+    };
+    let model = file.model;
+    let is_plain = model.kind.is_none_or(|kind| kind.0 == "BPE")
+        && model.dropout.is_none_or(|dropout| dropout == 0.0)
+        && model.unk_token.is_none()
+        && model.continuing_subword_prefix.is_none_or(|prefix| prefix.0.is_empty())
+        && model.end_of_word_suffix.is_none_or(|suffix| suffix.0.is_empty())
+        && !model.byte_fallback;
+    let added_is_plain = file
+        .added_tokens
+        .iter()
+        .all(|token| !(token.single_word || token.lstrip || token.rstrip || token.normalized));
+    if !is_plain || !added_is_plain {
+        return None;
+    }
+    let added = file.added_tokens.into_iter().map(|token| (token.content.0.into_owned(), token.id));
+    Some(Parts {
+        added: Added::new(added),
+        split: Split::of(&file.pre_tokenizer?)?,
+        merges: Merges::new(&model.vocab.0, &model.merges, model.ignore_merges)?,
+        nfc,
+    })
+}
+
+#[derive(Deserialize)]
+struct File<'a> {
+    #[serde(borrow)]
+    added_tokens: Vec<AddedToken<'a>>,
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    #[serde(borrow)]
+    model: Bpe<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddedToken<'a> {
+    id: u32,
+    #[serde(borrow)]
+    content: Text<'a>,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    #[expect(dead_code, reason = "a special token is found as any other; decoding asks for it")]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bpe<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<Text<'a>>,
+    dropout: Option<f32>,
+    unk_token: Option<Value>,
+    #[serde(borrow)]
+    continuing_subword_prefix: Option<Text<'a>>,
+    #[serde(borrow)]
+    end_of_word_suffix: Option<Text<'a>>,
+    #[expect(dead_code, reason = "without an unknown token there is none to fuse")]
+    #[serde(default)]
+    fuse_unk: bool,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    #[serde(borrow)]
+    vocab: Vocab<'a>,
+    #[serde(borrow)]
+    merges: Vec<Merge<'a>>,
+}
+
+/// A string, borrowed from the file unless it has escapes.
+#[derive(Deserialize, PartialEq, Eq, Hash)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// Tokens as the file spells them, with their ids.
+struct Vocab<'a>(HashMap<Cow<'a, str>, u32>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Vocab<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Vocab<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a vocabulary")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut vocab = HashMap::with_capacity(1 << 16);
+                while let Some((Text(token), id)) = map.next_entry::<Text<'de>, u32>()? {
+                    vocab.insert(token, id);
+                }
+                Ok(Vocab(vocab))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Two tokens that become one: `["a", "b"]`, or `"a b"` in older files.
+pub(super) struct Merge<'a>(pub(super) Cow<'a, str>, pub(super) Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pair;
+        impl<'de> Visitor<'de> for Pair {
+            type Value = Merge<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("two tokens")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                let (left, right) = text.split_once(' ').ok_or_else(|| E::custom("one token"))?;
+                if right.contains(' ') || text.starts_with("#version") {
+                    return Err(E::custom("not two tokens"));
+                }
+                Ok(Merge(left.to_owned().into(), right.to_owned().into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut next = || {
+                    let text: Option<Text<'de>> = seq.next_element()?;
+                    text.map(|text| text.0).ok_or_else(|| A::Error::custom("one token"))
+                };
+                let pair = Merge(next()?, next()?);
+                match seq.next_element::<Text<'de>>()? {
+                    None => Ok(pair),
+                    Some(_) => Err(A::Error::custom("three tokens")),
+                }
+            }
+        }
+        deserializer.deserialize_any(Pair)
+    }
+}

@@ -1,0 +1,170 @@
+//! Our own encoding against the `tokenizers` crate: ids and spans of many strings that are made to find differences.
+
+use super::Tokenizer;
+use std::path::{Path, PathBuf};
+
+/// Strings of the normal test and of the long one, over all tokenizers.
+const MANY: u64 = 20_000;
+const VERY_MANY: u64 = 1_000_000;
+
+/// Pieces that tokenizers stumble over; each string is a row of them, of pieces of real text, and of random characters.
+const PIECES: [&str; 60] = [
+    " ",
+    "  ",
+    "   ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    "\t",
+    "\u{a0}",
+    "\u{3000}",
+    "\u{2028}",
+    "\u{85}",
+    "\u{200b}",
+    "'",
+    "'s",
+    "'S",
+    "'ll",
+    "'LL",
+    "'Ve",
+    "'ſ",
+    "’s",
+    "a",
+    "Z",
+    "the",
+    " the",
+    "don't",
+    "0",
+    "7",
+    "12",
+    "345",
+    "2024",
+    "1234567890",
+    "½",
+    "²",
+    "Ⅷ",
+    "٣",
+    "四",
+    ".",
+    "...",
+    "?!",
+    "--",
+    "()",
+    "{}",
+    "<",
+    "<|",
+    "|>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "</s>",
+    "é",
+    "e\u{301}",
+    "\u{301}",
+    "ﬁ",
+    "ß",
+    "한국어",
+    "🦙",
+    "👩‍👩‍👧",
+    "\0",
+];
+
+/// SplitMix64.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ z >> 31) % n as u64) as usize
+    }
+
+    fn character(&mut self) -> char {
+        // Half of them from where text is, half from anywhere.
+        let limit = [0x80, 0x250, 0x600, 0x3000, 0x1_0000, 0x1_0000, 0x2_0000, 0x11_0000];
+        let limit = limit[self.below(limit.len())];
+        char::from_u32(self.below(limit) as u32).unwrap_or('\u{FFFD}')
+    }
+
+    fn string(&mut self, corpus: &[char]) -> String {
+        let mut text = String::new();
+        let n_pieces = 1 + self.below(12);
+        for _ in 0..n_pieces {
+            match self.below(8) {
+                0 => text.push(self.character()),
+                1 => {
+                    let (c, n) = (self.character(), 1 + self.below(70));
+                    text.extend(std::iter::repeat_n(c, n));
+                }
+                2 | 3 if !corpus.is_empty() => {
+                    let start = self.below(corpus.len());
+                    let end = (start + 1 + self.below(60)).min(corpus.len());
+                    text.extend(&corpus[start..end]);
+                }
+                4 => {
+                    let n = 1 + self.below(80);
+                    text.extend((0..n).map(|_| char::from(b'a' + self.below(26) as u8)));
+                }
+                _ => text.push_str(PIECES[self.below(PIECES.len())]),
+            }
+        }
+        text
+    }
+}
+
+/// The tokenizer's own encoding; none where it has none, or leaves this text to the crate.
+fn check(tokenizer: &Tokenizer, name: &str, text: &str) -> bool {
+    let Some(found) = tokenizer.own_spans(text) else { return false };
+    let expected = super::tokens(&tokenizer.inner.encode(text, false).unwrap());
+    if found != expected {
+        let place = found.ids.iter().zip(&expected.ids).take_while(|(l, r)| l == r).count();
+        panic!(
+            "{name}: {text:?}: token {place} is {:?} at {:?} and not {:?} at {:?}",
+            found.ids.get(place),
+            found.spans.get(place),
+            expected.ids.get(place),
+            expected.spans.get(place)
+        );
+    }
+    true
+}
+
+fn folder(name: &str) -> Option<PathBuf> {
+    std::env::var_os("TUNESMITH_PARTS")
+        .filter(|parts| !parts.is_empty())
+        .map(|parts| Path::new(&parts).join(name))
+}
+
+fn compare(n_strings: u64) {
+    let parts =
+        ["tokenizers/gpt2", "tokenizers/llama3", "tokenizers/qwen2_5", "smollm2-135m-instruct"];
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tunesmith-tiny");
+    let found = parts.iter().filter_map(|part| folder(part));
+    let dirs: Vec<PathBuf> =
+        std::iter::once(tiny).chain(found.filter(|dir| dir.exists())).collect();
+    let corpus: Vec<char> = include_str!("exact.rs").chars().collect();
+    let n_each = n_strings / dirs.len() as u64;
+    for (index, dir) in dirs.iter().enumerate() {
+        let name = dir.display().to_string();
+        let tokenizer = Tokenizer::from_dir(dir).unwrap();
+        let mut chance = Chance(index as u64);
+        let strings = (0..n_each).map(|_| chance.string(&corpus));
+        let n_own = strings.filter(|text| check(&tokenizer, &name, text)).count() as u64;
+        // The rest held a byte without a token, or something that NFC changes.
+        assert!(n_own > n_each / 3, "{name}: {n_own} of {n_each} strings were encoded here");
+    }
+}
+
+#[test]
+fn as_the_library() {
+    compare(MANY);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn as_the_library_on_a_million_strings() {
+    compare(VERY_MANY);
+}
