@@ -54,14 +54,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds the example that runs our data path, in the release profile; it links no libtorch.
 fn ours() -> Result<Cmd> {
     let command =
-        Cmd::cargo("build --release --package tunesmith-data --example throughput --manifest-path")
+        Cmd::cargo("build --release --package tunesmith-data --example data_path --manifest-path")
             .args([in_root("Cargo.toml")]);
     if !command.succeeds()? {
         bail!("`{}` failed; the compiler's own message is above", command.display());
     }
     let binary = build::binary()?;
     let folder = binary.parent().context("the release binary has no folder")?;
-    Ok(Cmd::new(folder.join("examples/throughput")))
+    Ok(Cmd::new(folder.join("examples/data_path")))
 }
 
 const HEADER: [&str; 6] = ["side", "s", "MB/s", "rows", "tokens", "trained"];

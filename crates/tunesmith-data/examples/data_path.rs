@@ -1,7 +1,7 @@
 //! The whole data path at full speed: rows → template → tokens → masks → packs, and what came of it. Needs no libtorch.
 //!
 //! ```text
-//! cargo run --release -p tunesmith-data --example throughput -- FILE MODEL [tokens of a pack] [threads]
+//! cargo run --release -p tunesmith-data --example data_path -- FILE MODEL [tokens of a pack] [threads]
 //! ```
 //!
 //! The last line is one JSON object. `hashes` are of the ids and marks of each row, so that another program's tokens can
@@ -26,7 +26,7 @@ fn main() {
 
 fn measure(args: &[String]) -> Result<(), Failed> {
     let [file, model, numbers @ ..] = args else {
-        return Err("no data and model\nhelp: throughput FILE MODEL [SEQ_LEN] [THREADS]".into());
+        return Err("no data and model\nhelp: data_path FILE MODEL [SEQ_LEN] [THREADS]".into());
     };
     let number = |index: usize, default: u64| -> Result<u64, Failed> {
         Ok(numbers.get(index).map_or(Ok(default), |text| text.parse())?)
@@ -68,8 +68,8 @@ fn measure(args: &[String]) -> Result<(), Failed> {
 }
 
 /// 64-bit FNV-1a over `2 · id + trained`.
-fn hash(example: &Example) -> String {
-    let words = example.ids.iter().zip(&example.trained);
+fn hash(examples: &[Example]) -> String {
+    let words = examples.iter().flat_map(|example| example.ids.iter().zip(&example.trained));
     let hash = words.fold(0xcbf2_9ce4_8422_2325_u64, |hash, (&id, &trained)| {
         (hash ^ (2 * u64::from(id) + u64::from(trained))).wrapping_mul(0x100_0000_01b3)
     });
