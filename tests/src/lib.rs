@@ -9,7 +9,7 @@ pub use place::{Place, Ran, binary};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{LoadOptions, Ragged, TensorFile, Transformer};
+use tunesmith_model::{LoadOptions, Pass, Ragged, TensorFile, Transformer};
 use tunesmith_tokens::{Example, IGNORE};
 
 /// A path inside `tests/golden`.
@@ -65,7 +65,10 @@ pub fn small_models() -> Vec<String> {
 /// # Panics
 /// With the message of the error that loading it met.
 pub fn load(dir: &Path, trainable: bool) -> Transformer {
-    let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable };
+    let options = match trainable {
+        true => LoadOptions::trained(Kind::Float, Device::Cpu),
+        false => LoadOptions::frozen(Kind::Float, Device::Cpu),
+    };
     Transformer::load(dir, options).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
 }
 
@@ -74,9 +77,9 @@ pub fn load(dir: &Path, trainable: bool) -> Transformer {
 /// # Panics
 /// If the model refuses the tokens.
 pub fn logits(model: &Transformer, docs: &[&[u32]]) -> Tensor {
-    let hidden =
-        model.hidden(&Ragged::new(docs, model.device()), None).expect("tokens of the vocabulary");
-    model.head().logits(&hidden)
+    let (ragged, mut pass) = (Ragged::new(docs, model.device()), Pass::default());
+    let hidden = model.hidden(&ragged, &mut pass).expect("tokens of the vocabulary");
+    model.head().logits(&hidden, &pass)
 }
 
 /// Largest absolute difference of two tensors of one shape.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
-use tunesmith_model::{Ragged, Transformer};
+use tunesmith_model::{Pass, Ragged, Transformer};
 use tunesmith_tests::*;
 use tunesmith_tokens::{Batch, Example, IGNORE};
 
@@ -21,12 +21,13 @@ fn gradients(
     for examples in examples.chunks(micro_batch) {
         let batch = Batch::new(examples);
         let docs: Vec<&[u32]> = batch.doc_ranges().map(|range| &batch.tokens[range]).collect();
-        let hidden = model.hidden(&Ragged::new(&docs, model.device()), None).unwrap();
+        let mut pass = Pass::default();
+        let hidden = model.hidden(&Ragged::new(&docs, model.device()), &mut pass).unwrap();
         let rows: Vec<i64> =
             (0..batch.len() as i64).filter(|&i| batch.labels[i as usize] != IGNORE).collect();
         let labels: Vec<i64> = rows.iter().map(|&i| batch.labels[i as usize]).collect();
         let hidden = hidden.index_select(0, &Tensor::from_slice(&rows));
-        let scores = model.head().score(&hidden, &Tensor::from_slice(&labels));
+        let scores = model.head().score(&hidden, &Tensor::from_slice(&labels), &pass);
         let part = -scores.logprobs.sum(Kind::Float) / n_trained as f64;
         let leaves: Vec<&Tensor> = model.params().iter().map(|param| &param.tensor).collect();
         for (param, grad) in

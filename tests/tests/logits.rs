@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use tch::Tensor;
-use tunesmith_model::{Config, KvCache, Ragged, TensorFile, Transformer};
+use tunesmith_model::{Config, KvCache, Pass, Ragged, TensorFile, Transformer};
 use tunesmith_tests::*;
 
 const LOGITS: f64 = 1e-4;
@@ -11,10 +11,11 @@ const NLL: f64 = 1e-5;
 
 /// Mean of −ln p(ids[i + 1] | …i), as the trainer and `tunesmith score` compute it.
 fn mean_nll(model: &Transformer, ids: &[u32]) -> f64 {
-    let hidden = model.hidden(&Ragged::new(&[ids], model.device()), None).unwrap();
+    let mut pass = Pass::default();
+    let hidden = model.hidden(&Ragged::new(&[ids], model.device()), &mut pass).unwrap();
     let labels: Vec<i64> = ids[1..].iter().map(|&id| i64::from(id)).collect();
-    let scores =
-        model.head().score(&hidden.narrow(0, 0, labels.len() as i64), &Tensor::from_slice(&labels));
+    let hidden = hidden.narrow(0, 0, labels.len() as i64);
+    let scores = model.head().score(&hidden, &Tensor::from_slice(&labels), &pass);
     -scores.logprobs.mean(tch::Kind::Double).double_value(&[])
 }
 
@@ -120,8 +121,9 @@ fn reading_through_the_cache_gives_the_same_logits() {
                     [&ids[at..at + n], if at == 0 { &other } else { &other[..1] }];
                 let starts = [cache.lens()[0], cache.lens()[1]];
                 let ragged = Ragged::from_positions(&docs, &starts, model.device());
-                let hidden = model.hidden(&ragged, Some(&mut cache)).unwrap();
-                let found = model.head().logits(&hidden.narrow(0, 0, n as i64));
+                let hidden = model.hidden(&ragged, &mut Pass::cached(&mut cache)).unwrap();
+                let hidden = hidden.narrow(0, 0, n as i64);
+                let found = model.head().logits(&hidden, &Pass::default());
                 let diff = max_abs_diff(&found, &expected.narrow(0, at as i64, n as i64));
                 assert!(diff <= LOGITS, "{name}: logits of token {at} differ by {diff}");
                 at += n;

@@ -45,9 +45,8 @@ fn a_saved_model_is_the_loaded_one() {
     for name in small_models() {
         let origin = golden(&format!("models/{name}"));
         let kind = if name == "llama-bf16" { Kind::BFloat16 } else { Kind::Float };
-        let model =
-            Transformer::load(&origin, LoadOptions { kind, device: Device::Cpu, trainable: false })
-                .unwrap();
+        let options = LoadOptions::frozen(kind, Device::Cpu);
+        let model = Transformer::load(&origin, options).unwrap();
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("saved").join(&name);
         std::fs::create_dir_all(&dir).unwrap();
         model.save(&dir, &origin).unwrap();
@@ -90,7 +89,7 @@ fn a_saved_model_is_the_loaded_one() {
 #[test]
 fn the_configuration_tells_the_dtype_of_the_weights() {
     let origin = golden("models/llama3");
-    let options = LoadOptions { kind: Kind::BFloat16, device: Device::Cpu, trainable: false };
+    let options = LoadOptions::frozen(Kind::BFloat16, Device::Cpu);
     let dir = tempfile::tempdir().unwrap();
     Transformer::load(&origin, options).unwrap().save(dir.path(), &origin).unwrap();
     assert_eq!(json(&dir.path().join("config.json"))["dtype"], "bfloat16");

@@ -82,6 +82,7 @@ fn run(model: &Transformer, golden: &Value) -> Vec<StepRecord> {
             },
             checkpoints: None,
             state: RunState::default(),
+            seed: 0,
             stop: &AtomicBool::new(false),
         },
         &mut |event| {

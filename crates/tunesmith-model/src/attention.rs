@@ -3,7 +3,7 @@
 //! Shapes: N tokens, T tokens of one document, S keys it sees, H query heads, K key/value heads, D head size, C width.
 
 use crate::{
-    Config, KvCache,
+    Config, KvCache, Pass,
     linear::{Linear, Shape},
     norm::Norm,
     param::Supply,
@@ -67,24 +67,25 @@ impl Attention {
         x: &Tensor,
         ragged: &Ragged,
         rotation: Option<&Rotation>,
-        cache: Option<&mut KvCache>,
+        pass: &mut Pass,
     ) -> Tensor {
-        let [q, k, v] = self.project(x, rotation);
+        let [q, k, v] = self.project(x, rotation, pass);
+        let cache = pass.cache.as_deref_mut();
         let attended = self.attend(&q, &k, &v, &ragged.lens, cache); // (N, H·D)
-        self.o.forward(&attended)
+        self.o.forward(&attended, pass)
     }
 
     /// q (N, H, D), k and v (N, K, D), normalised and rotated.
-    fn project(&self, x: &Tensor, rotation: Option<&Rotation>) -> [Tensor; 3] {
+    fn project(&self, x: &Tensor, rotation: Option<&Rotation>, pass: &Pass) -> [Tensor; 3] {
         let widths = self.heads.map(|n| n * self.head_dim);
         let flat: Vec<Tensor> = match &self.qkv[..] {
-            [fused] => fused.forward(x).split_with_sizes(widths, -1),
-            separate => separate.iter().map(|linear| linear.forward(x)).collect(),
+            [fused] => fused.forward(x, pass).split_with_sizes(widths, -1),
+            separate => separate.iter().map(|linear| linear.forward(x, pass)).collect(),
         };
         let heads = |i: usize| flat[i].reshape([-1, self.heads[i], self.head_dim]);
         let (mut q, mut k, v) = (heads(0), heads(1), heads(2));
         if let Some([q_norm, k_norm]) = &self.qk_norm {
-            (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
+            (q, k) = (q_norm.forward(&q, pass), k_norm.forward(&k, pass));
         }
         if let Some(rotation) = rotation {
             (q, k) = (rotation.apply(&q), rotation.apply(&k));

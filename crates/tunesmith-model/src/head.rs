@@ -3,7 +3,7 @@
 //!
 //! Shapes: R rows (tokens whose label is trained), C width, V vocabulary.
 
-use crate::param::Param;
+use crate::{Param, Pass, linear::Linear};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -13,7 +13,8 @@ const CHUNK_ELEMENTS: i64 = 1 << 24;
 /// The output projection; tied to the embedding where the model says so.
 #[derive(Debug)]
 pub struct Head {
-    weight: Rc<Param>, // (V, C)
+    linear: Linear, // (V, C)
+    vocab_size: i64,
 }
 
 /// What the model thinks of given tokens.
@@ -26,24 +27,26 @@ pub struct TokenScores {
 }
 
 impl Head {
-    pub(crate) fn new(weight: Rc<Param>) -> Self {
-        Self { weight }
+    /// The module's name, and its weight (V, C).
+    pub(crate) fn new(name: &str, weight: Rc<Param>) -> Self {
+        let vocab_size = weight.tensor.size().first().copied().unwrap_or(0);
+        Self { linear: Linear::around(name, weight), vocab_size }
     }
 
     /// `hidden` (R, C) → logits (R, V) in fp32.
-    pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear(&self.weight.tensor, None::<&Tensor>).to_kind(Kind::Float)
+    pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Tensor {
+        self.linear.forward(hidden, pass).to_kind(Kind::Float)
     }
 
     /// Log-probabilities of `labels` (R), i64, given `hidden` (R, C).
-    pub fn score(&self, hidden: &Tensor, labels: &Tensor) -> TokenScores {
-        let rows = (CHUNK_ELEMENTS / self.weight.tensor.size()[0]).max(1);
+    pub fn score(&self, hidden: &Tensor, labels: &Tensor, pass: &Pass) -> TokenScores {
+        let rows = (CHUNK_ELEMENTS / self.vocab_size).max(1);
         let chunks: Vec<(Tensor, Tensor)> = hidden
             .split(rows, 0)
             .iter()
             .zip(labels.split(rows, 0))
             .map(|(hidden, labels)| {
-                let logits = self.logits(hidden); // (rows, V)
+                let logits = self.logits(hidden, pass); // (rows, V)
                 let picked = logits.gather(-1, &labels.unsqueeze(-1), false).squeeze_dim(-1);
                 let logprobs = picked - logits.logsumexp(&[-1i64][..], false);
                 (logprobs, logits.argmax(-1, false).eq_tensor(&labels))

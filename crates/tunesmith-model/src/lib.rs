@@ -3,15 +3,22 @@
 mod attention;
 mod cache;
 pub mod config;
+mod embedding;
 mod error;
 pub mod family;
 mod head;
+#[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
 mod linear;
+#[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
+mod lora;
 mod main_grad;
 mod mlp;
 mod norm;
 mod param;
+mod pass;
 mod ragged;
+#[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
+mod random;
 mod rope;
 mod transformer;
 mod weights;
@@ -21,7 +28,8 @@ pub use config::Config;
 pub use error::ModelError;
 pub use head::{Head, TokenScores};
 pub use main_grad::MainGrad;
-pub use param::Param;
+pub use param::{Param, Role};
+pub use pass::{DropoutKey, Pass};
 pub use ragged::Ragged;
 pub use transformer::Transformer;
-pub use weights::{LoadOptions, TensorFile, write_tensors};
+pub use weights::{LoadOptions, TensorFile, Trainable, write_tensors};

@@ -1,15 +1,35 @@
-//! A linear layer: y = x Wᵀ + b. Adapters and quantised storage will be properties of this type.
+//! A linear layer: y = x Wᵀ + b, and what adapters add to it. Adapters and the storage of W are properties of this type;
+//! nothing around it knows of them.
+//!
+//! Shapes: N tokens, I inputs, O outputs, R rank of an adapter.
+//!
+//! [`Linear::forward`] is the plain twin, in ordinary autograd. A coarse node takes a [`LinearOp`] instead: forward and
+//! backward by hand, gradients straight into the parameters' [`MainGrad`]s.
 
-use crate::param::{Init, Param, Spec, Supply};
+use crate::{
+    MainGrad, Pass,
+    lora::{Lora, LoraOp, LoraSaved},
+    param::{Init, Param, Place, Role, Spec, Supply, dense},
+};
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-/// A projection, stored `[out, in]`, or `[in, out]` where the checkpoint has it so (GPT-2's Conv1D).
+/// A projection, stored `[O, I]`, or `[I, O]` where the checkpoint has it so (GPT-2's Conv1D).
 #[derive(Debug)]
 pub(crate) struct Linear {
-    weight: Rc<Param>,
-    bias: Option<Rc<Param>>,
-    transposed: bool,
+    /// The module's name: its weight's, without `.weight`.
+    pub(crate) name: String,
+    pub(crate) weight: Weight,
+    bias: Option<Place>,
+    pub(crate) transposed: bool,
+    loras: Vec<(usize, Lora)>, // by the adapter's number
+}
+
+/// How the matrix lies in memory. Under an adapter it is frozen.
+#[derive(Debug)]
+pub(crate) enum Weight {
+    /// As it is, in the model's dtype.
+    Dense(Place),
 }
 
 /// The shape of a [`Linear`], for building it.
@@ -27,22 +47,262 @@ impl Linear {
         let size = if transposed { vec![n_in, n_out] } else { vec![n_out, n_in] };
         let weight = supply(Spec {
             name: format!("{name}.weight"),
+            role: Role::Projection,
             shape: size,
             init: Init::Normal { std: init_std },
         });
         let bias = bias.then(|| {
-            supply(Spec { name: format!("{name}.bias"), shape: vec![n_out], init: Init::Zeros })
+            let spec = Spec {
+                name: format!("{name}.bias"),
+                role: Role::Bias,
+                shape: vec![n_out],
+                init: Init::Zeros,
+            };
+            Place::new(dense(supply, spec))
         });
-        Self { weight, bias, transposed }
+        Self { name: name.into(), weight, bias, transposed, loras: Vec::new() }
     }
 
-    /// `[.., in]` → `[.., out]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let bias = self.bias.as_ref().map(|b| &b.tensor);
-        if self.transposed {
-            x.linear(&self.weight.tensor.tr(), bias)
-        } else {
-            x.linear(&self.weight.tensor, bias)
+    /// A layer without bias around a weight `[O, I]` that is there already.
+    pub(crate) fn around(name: &str, weight: Rc<Param>) -> Self {
+        let weight = Weight::Dense(Place::new(weight));
+        Self { name: name.into(), weight, bias: None, transposed: false, loras: Vec::new() }
+    }
+
+    /// Gives the adapter of this number its part.
+    pub(crate) fn attach(&mut self, adapter: usize, lora: Lora) {
+        self.loras.push((adapter, lora));
+    }
+
+    /// `[N, I]` → `[N, O]`, in ordinary autograd.
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let bias = self.bias.as_ref().map(|bias| &bias.at(pass).tensor);
+        let w = self.matrix(pass);
+        let Some(lora) = self.lora(pass) else { return x.linear(&w, bias) };
+        lora.forward(&w, bias, x, self.dropout_stream(pass))
+    }
+
+    /// A handle for a coarse node, which may go to another thread.
+    pub(crate) fn op(&self, pass: &Pass) -> LinearOp {
+        let Weight::Dense(weight) = &self.weight;
+        LinearOp {
+            weight: Leaf::of(weight.at(pass)),
+            transposed: self.transposed,
+            bias: self.bias.as_ref().map(|bias| Leaf::of(bias.at(pass))),
+            lora: self.lora(pass).map(|lora| lora.op(self.dropout_stream(pass))),
         }
+    }
+
+    /// W as (O, I).
+    fn matrix(&self, pass: &Pass) -> Tensor {
+        let Weight::Dense(weight) = &self.weight;
+        let weight = &weight.at(pass).tensor;
+        if self.transposed { weight.tr() } else { weight.shallow_clone() }
+    }
+
+    fn lora(&self, pass: &Pass) -> Option<&Lora> {
+        self.loras.iter().find(|(adapter, _)| Some(*adapter) == pass.adapter).map(|(_, lora)| lora)
+    }
+
+    /// What names this layer's dropout mask in `pass`.
+    fn dropout_stream(&self, pass: &Pass) -> Option<u64> {
+        pass.dropout.map(|key| key.stream(&self.name))
+    }
+}
+
+/// A parameter as a node on another thread sees it.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    pub(crate) tensor: Tensor,
+    /// Where its gradient goes; `None`: it is frozen.
+    pub(crate) grad: Option<MainGrad>,
+}
+
+impl Leaf {
+    pub(crate) fn of(param: &Param) -> Self {
+        let grad = param.trainable().then(|| param.main_grad().clone());
+        Self { tensor: param.tensor.shallow_clone(), grad }
+    }
+
+    /// Adds aᵀ b to the gradient; a (N, O), b (N, I).
+    pub(crate) fn accumulate_product(&self, a: &Tensor, b: &Tensor) {
+        let Some(grad) = &self.grad else { return };
+        match (a.kind(), b.kind()) {
+            (Kind::Float, Kind::Float) => grad.accumulate_with(|sum| _ = sum.addmm_(&a.tr(), b)),
+            _ => grad.accumulate(&a.tr().matmul(b)),
+        }
+    }
+
+    /// Adds `part()` to the gradient, if there is one.
+    pub(crate) fn accumulate(&self, part: impl FnOnce() -> Tensor) {
+        if let Some(grad) = &self.grad {
+            grad.accumulate(&part());
+        }
+    }
+}
+
+/// A [`Linear`] of one pass, for coarse nodes: `Send`, without autograd.
+#[derive(Debug)]
+pub(crate) struct LinearOp {
+    weight: Leaf,
+    transposed: bool,
+    bias: Option<Leaf>,
+    lora: Option<LoraOp>,
+}
+
+/// What [`LinearOp::forward`] keeps for its backward, beside the input.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    lora: Option<LoraSaved>,
+}
+
+impl LinearOp {
+    /// x (N, I) → y (N, O). The caller keeps x.
+    pub(crate) fn forward(&self, x: &Tensor) -> (Tensor, Saved) {
+        let _no_grad = tch::no_grad_guard();
+        let (w, bias) = (self.matrix(), self.bias.as_ref().map(|bias| &bias.tensor));
+        match &self.lora {
+            None => (x.linear(&w, bias), Saved::default()),
+            Some(lora) => {
+                let (y, saved) = lora.forward(&w, bias, x);
+                (y, Saved { lora: Some(saved) })
+            }
+        }
+    }
+
+    /// Adds this layer's parts of the gradient to its parameters'; returns dx (N, I) if it is wanted.
+    pub(crate) fn backward(
+        &self,
+        saved: Saved,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: bool,
+    ) -> Option<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        match self.transposed {
+            true => self.weight.accumulate_product(x, dy),
+            false => self.weight.accumulate_product(dy, x),
+        }
+        if let Some(bias) = &self.bias {
+            bias.accumulate(|| dy.sum_dim_intlist(0, false, Kind::Float));
+        }
+        match (&self.lora, saved.lora) {
+            (Some(lora), Some(saved)) => lora.backward(&self.matrix(), saved, x, dy, dx),
+            _ => dx.then(|| dy.matmul(&self.matrix())),
+        }
+    }
+
+    /// The trainable tensors, which a node lists among its inputs, returning no gradient for them: so it runs even where
+    /// its input needs none.
+    pub(crate) fn leaves(&self) -> Vec<&Tensor> {
+        let own = [Some(&self.weight), self.bias.as_ref()].into_iter().flatten();
+        let lora = self.lora.iter().flat_map(LoraOp::leaves);
+        own.chain(lora).filter(|leaf| leaf.grad.is_some()).map(|leaf| &leaf.tensor).collect()
+    }
+
+    fn matrix(&self) -> Tensor {
+        let weight = self.weight.tensor.detach();
+        if self.transposed { weight.tr() } else { weight }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DropoutKey;
+    use tch::Device;
+
+    fn randn(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn param(name: &str, role: Role, shape: &[i64]) -> Rc<Param> {
+        Param::new(name.into(), role, randn(shape), true)
+    }
+
+    /// Every form of a layer: 3 inputs, 4 outputs, rank 2.
+    fn layer(transposed: bool, bias: bool, lora: bool, dora: bool, dropout: f64) -> Linear {
+        let size = if transposed { [3, 4] } else { [4, 3] };
+        // Under an adapter the matrix is frozen.
+        let w = Param::new("w.weight".into(), Role::Projection, randn(&size), !lora);
+        let mut linear = Linear::around("w", w);
+        linear.transposed = transposed;
+        linear.bias = bias.then(|| Place::new(param("w.bias", Role::Bias, &[4])));
+        if lora {
+            let a = param("a", Role::LoraA, &[2, 3]);
+            let b = param("b", Role::LoraB, &[4, 2]);
+            let magnitude = dora.then(|| param("m", Role::Magnitude, &[4]));
+            linear.attach(0, Lora { a, b, magnitude, scale: 1.5, dropout });
+        }
+        linear
+    }
+
+    fn close(what: &str, a: &Tensor, b: &Tensor) {
+        let error = ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+        assert!(error <= 1e-5, "{what}: relative difference {error:e}");
+    }
+
+    /// The handle that nodes take computes what autograd makes of the plain twin: output and every gradient.
+    #[test]
+    fn an_op_is_its_twin() {
+        tch::manual_seed(3);
+        let forms = [
+            (false, false, false, false, 0.0),
+            (true, true, false, false, 0.0),
+            (false, true, true, false, 0.0),
+            (true, false, true, false, 0.3),
+            (false, true, true, true, 0.0),
+            (true, true, true, true, 0.3),
+        ];
+        for (transposed, bias, lora, dora, dropout) in forms {
+            let what = format!("{transposed} {bias} {lora} {dora} {dropout}");
+            let linear = layer(transposed, bias, lora, dora, dropout);
+            let key = DropoutKey { seed: 1, step: 2, micro_batch: 3 };
+            let pass = Pass { dropout: Some(key), ..Pass::default() };
+            let (x, dy) = (randn(&[5, 3]).set_requires_grad(true), randn(&[5, 4]));
+
+            let y = linear.forward(&x, &pass);
+            let Weight::Dense(weight) = &linear.weight;
+            let mut params: Vec<&Rc<Param>> = linear.bias.iter().map(Place::base).collect();
+            params.extend((!lora).then_some(weight.base()));
+            if let Some((_, lora)) = linear.loras.first() {
+                params.extend([&lora.a, &lora.b].into_iter().chain(&lora.magnitude));
+            }
+            let mut leaves: Vec<&Tensor> = params.iter().map(|param| &param.tensor).collect();
+            leaves.push(&x);
+            let expected =
+                Tensor::run_backward(&[(&y * &dy).sum(Kind::Float)], &leaves, false, false);
+
+            let op = linear.op(&pass);
+            assert_eq!(op.leaves().len(), params.len(), "{what}");
+            let input = x.detach();
+            let (found, saved) = op.forward(&input);
+            close(&what, &found, &y.detach());
+            let dx = op.backward(saved, &input, &dy, true).unwrap();
+            close(&what, &dx, &expected[params.len()]);
+            for (param, expected) in params.iter().zip(&expected) {
+                let found = param.main_grad().take().unwrap();
+                close(&format!("{what}: {}", param.name), &found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_is_named_and_an_adapter_can_be_switched_off() {
+        tch::manual_seed(4);
+        let (linear, x) = (layer(false, true, true, false, 0.5), randn(&[50, 3]));
+        let with = |adapter, step: Option<u64>| {
+            let dropout = step.map(|step| DropoutKey { seed: 1, step, micro_batch: 0 });
+            let pass = Pass { adapter, dropout, ..Pass::default() };
+            tch::no_grad(|| linear.forward(&x, &pass))
+        };
+        assert_eq!(with(Some(0), Some(1)), with(Some(0), Some(1)));
+        assert_ne!(with(Some(0), Some(1)), with(Some(0), Some(2)));
+        assert_ne!(with(Some(0), None), with(Some(0), Some(2)));
+        let Weight::Dense(weight) = &linear.weight;
+        let bias = linear.bias.as_ref().map(|bias| &bias.base().tensor);
+        let base = tch::no_grad(|| x.linear(&weight.base().tensor, bias));
+        assert_eq!(with(None, None), base);
+        assert_eq!(with(Some(1), None), base, "no such adapter");
     }
 }

@@ -1,7 +1,7 @@
 //! The MLP half of a block: gated (SwiGLU, Shazeer 2020) or plain.
 
 use crate::{
-    Config,
+    Config, Pass,
     config::Activation,
     linear::{Linear, Shape},
     param::Supply,
@@ -37,13 +37,13 @@ impl Mlp {
     }
 
     /// (N, C) → (N, C).
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let up = self.up.forward(x);
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let up = self.up.forward(x, pass);
         let inner = match &self.gate {
-            Some(gate) => self.activation.apply(&gate.forward(x)) * up,
+            Some(gate) => self.activation.apply(&gate.forward(x, pass)) * up,
             None => self.activation.apply(&up),
         };
-        self.down.forward(&inner)
+        self.down.forward(&inner, pass)
     }
 }
 

@@ -1,10 +1,9 @@
 //! Normalisation in fp32, whatever the dtype of the stream.
 
 use crate::{
-    config,
-    param::{Init, Param, Spec, Supply},
+    Pass, config,
+    param::{Init, Place, Role, Spec, Supply, dense},
 };
-use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 /// RMSNorm or LayerNorm over the last dimension.
@@ -12,34 +11,36 @@ use tch::{Kind, Tensor};
 pub(crate) struct Norm {
     kind: config::Norm,
     size: i64,
-    weight: Rc<Param>,
-    bias: Option<Rc<Param>>,
+    weight: Place,
+    bias: Option<Place>,
 }
 
 impl Norm {
     pub(crate) fn build(name: &str, kind: config::Norm, size: i64, supply: &mut Supply) -> Self {
-        let weight =
-            supply(Spec { name: format!("{name}.weight"), shape: vec![size], init: Init::Ones });
-        let bias = matches!(kind, config::Norm::Layer { .. }).then(|| {
-            supply(Spec { name: format!("{name}.bias"), shape: vec![size], init: Init::Zeros })
-        });
+        let mut vector = |name: String, init| {
+            Place::new(dense(supply, Spec { name, role: Role::Norm, shape: vec![size], init }))
+        };
+        let weight = vector(format!("{name}.weight"), Init::Ones);
+        let bias = matches!(kind, config::Norm::Layer { .. })
+            .then(|| vector(format!("{name}.bias"), Init::Zeros));
         Self { kind, size, weight, bias }
     }
 
     /// `[.., size]` → the same shape and dtype.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let weight = &self.weight.at(pass).tensor;
         match self.kind {
             // Rounded to the stream's dtype before the weight, as transformers does: it shows in bf16.
             config::Norm::Rms { eps } => {
                 let x32 = x.to_kind(Kind::Float);
                 let mean_square = x32.square().mean_dim(-1, true, Kind::Float);
                 let normed = x32 * (mean_square + eps).rsqrt();
-                normed.to_kind(x.kind()) * &self.weight.tensor
+                normed.to_kind(x.kind()) * weight
             }
             config::Norm::Layer { eps } => x.layer_norm(
                 [self.size],
-                Some(&self.weight.tensor),
-                self.bias.as_ref().map(|b| &b.tensor),
+                Some(weight),
+                self.bias.as_ref().map(|bias| &bias.at(pass).tensor),
                 eps,
                 false,
             ),

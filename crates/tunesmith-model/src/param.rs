@@ -1,6 +1,6 @@
-//! A weight: its checkpoint name, its tensor, its gradient, and how it is made when no checkpoint has it.
+//! A weight: its checkpoint name, its part, its tensor, its gradient, and how it is made when no checkpoint has it.
 
-use crate::MainGrad;
+use crate::{MainGrad, Pass, linear::Weight};
 use std::rc::Rc;
 use tch::Tensor;
 
@@ -9,16 +9,41 @@ use tch::Tensor;
 pub struct Param {
     /// Checkpoint name, such as `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
+    /// Its part in the model.
+    pub role: Role,
     /// The value; a leaf of the autograd graph. The optimizer changes it in place.
     pub tensor: Tensor,
     main_grad: MainGrad,
 }
 
+/// What a parameter is there for: learning rates and trainability go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The token embedding, also where it is the head.
+    Embedding,
+    /// The position embedding.
+    Position,
+    /// The matrix of a linear layer.
+    Projection,
+    /// The bias of a linear layer.
+    Bias,
+    /// Weight or bias of a norm.
+    Norm,
+    /// The head over the vocabulary, or over labels.
+    Head,
+    /// LoRA's A: from the input to the rank.
+    LoraA,
+    /// LoRA's B: from the rank to the output.
+    LoraB,
+    /// DoRA's magnitudes.
+    Magnitude,
+}
+
 impl Param {
     /// A parameter that takes part in training iff `trainable`.
-    pub fn new(name: String, tensor: Tensor, trainable: bool) -> Rc<Self> {
+    pub fn new(name: String, role: Role, tensor: Tensor, trainable: bool) -> Rc<Self> {
         let main_grad = MainGrad::of(&tensor);
-        Rc::new(Self { name, tensor: tensor.set_requires_grad(trainable), main_grad })
+        Rc::new(Self { name, role, tensor: tensor.set_requires_grad(trainable), main_grad })
     }
 
     /// Whether gradients are computed for it.
@@ -32,11 +57,37 @@ impl Param {
     }
 }
 
+/// A parameter of the base, and what adapters put in its place (`modules_to_save`, trained biases).
+#[derive(Debug)]
+pub(crate) struct Place {
+    base: Rc<Param>,
+    instead: Vec<(usize, Rc<Param>)>,
+}
+
+impl Place {
+    pub(crate) fn new(base: Rc<Param>) -> Self {
+        Self { base, instead: Vec::new() }
+    }
+
+    /// The base's own.
+    pub(crate) fn base(&self) -> &Rc<Param> {
+        &self.base
+    }
+
+    /// What stands here in `pass`.
+    pub(crate) fn at(&self, pass: &Pass) -> &Rc<Param> {
+        let instead = self.instead.iter().find(|(adapter, _)| Some(*adapter) == pass.adapter);
+        instead.map_or(&self.base, |(_, param)| param)
+    }
+}
+
 /// What a model asks for while it is built.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Spec {
     /// Checkpoint name.
     pub name: String,
+    /// Its part in the model.
+    pub role: Role,
     /// Shape as stored.
     pub shape: Vec<i64>,
     /// Its value in a model made from scratch.
@@ -57,5 +108,12 @@ pub(crate) enum Init {
     Ones,
 }
 
-/// Gives a model its parameters, one per call.
-pub(crate) type Supply<'a> = dyn FnMut(Spec) -> Rc<Param> + 'a;
+/// Gives a model its parameters, one per call. Only a [`Role::Projection`] may come in another storage than dense.
+pub(crate) type Supply<'a> = dyn FnMut(Spec) -> Weight + 'a;
+
+/// A parameter that is always dense.
+pub(crate) fn dense(supply: &mut Supply, spec: Spec) -> Rc<Param> {
+    match supply(spec) {
+        Weight::Dense(place) => place.base,
+    }
+}

@@ -3,13 +3,15 @@
 //! Shapes: N tokens of all documents, C model width.
 
 use crate::{
-    Config, KvCache, ModelError, Ragged,
+    Config, ModelError, Pass, Ragged,
     attention::Attention,
     config::Position,
+    embedding::Embedding,
     head::Head,
+    linear::Weight,
     mlp::Mlp,
     norm::Norm,
-    param::{Init, Param, Spec, Supply},
+    param::{Init, Param, Role, Spec, Supply, dense},
     rope::{Rope, Rotation},
 };
 use std::rc::Rc;
@@ -21,7 +23,7 @@ pub struct Transformer {
     /// What it is.
     pub config: Config,
     params: Vec<Rc<Param>>,
-    embed: Rc<Param>,
+    embed: Embedding,
     position: Option<Rc<Param>>,
     rope: Option<Rope>,
     blocks: Vec<Block>,
@@ -43,10 +45,11 @@ impl Block {
         x: &Tensor,
         ragged: &Ragged,
         rotation: Option<&Rotation>,
-        cache: Option<&mut KvCache>,
+        pass: &mut Pass,
     ) -> Tensor {
-        let x = x + self.attention.forward(&self.input_norm.forward(x), ragged, rotation, cache);
-        &x + self.mlp.forward(&self.post_norm.forward(&x))
+        let normed = self.input_norm.forward(x, pass);
+        let x = x + self.attention.forward(&normed, ragged, rotation, pass);
+        &x + self.mlp.forward(&self.post_norm.forward(&x, pass), pass)
     }
 }
 
@@ -55,36 +58,35 @@ impl Transformer {
     pub(crate) fn build(config: Config, device: Device, supply: &mut Supply) -> Self {
         let mut params: Vec<Rc<Param>> = Vec::new();
         let mut supply = |spec: Spec| {
-            let param = supply(spec);
-            params.push(param.clone());
-            param
+            let weight = supply(spec);
+            let Weight::Dense(place) = &weight;
+            params.push(place.base().clone());
+            weight
         };
         let supply: &mut Supply = &mut supply;
         let names = config.names;
         let init = Init::Normal { std: config.initializer_range };
-        let mut table = |name: &str, rows| {
-            supply(Spec {
-                name: format!("{name}.weight"),
-                shape: vec![rows, config.hidden_size],
-                init,
-            })
+        let mut table = |name: &str, role, rows| {
+            let (name, shape) = (format!("{name}.weight"), vec![rows, config.hidden_size]);
+            dense(supply, Spec { name, role, shape, init })
         };
-        let embed = table(names.embed, config.vocab_size);
+        let embed = table(names.embed, Role::Embedding, config.vocab_size);
         let position = (config.position == Position::Learned)
-            .then(|| table(names.position, config.max_position_embeddings));
+            .then(|| table(names.position, Role::Position, config.max_position_embeddings));
         let blocks =
             (0..config.n_layer).map(|layer| Block::build(&config, layer, supply)).collect();
         let norm = Norm::build(names.final_norm, config.norm, config.hidden_size, supply);
         let head = match config.tie_word_embeddings {
             true => embed.clone(),
-            false => supply(Spec {
-                name: format!("{}.weight", names.head),
-                shape: vec![config.vocab_size, config.hidden_size],
-                init,
-            }),
+            false => {
+                let shape = vec![config.vocab_size, config.hidden_size];
+                let name = format!("{}.weight", names.head);
+                dense(supply, Spec { name, role: Role::Head, shape, init })
+            }
         };
+        let (embed, head) = (Embedding::new(embed), Head::new(names.head, head));
         let rope = Rope::new(&config.position, config.head_dim, device);
-        Self { params, embed, position, rope, blocks, norm, head: Head::new(head), config }
+        Self { params, embed, position, rope, blocks, norm, head, config }
     }
 
     /// Hidden states after the last norm, (N, C).
@@ -93,24 +95,20 @@ impl Transformer {
     ///
     /// # Errors
     /// A token outside the vocabulary, or a position that the model does not have.
-    pub fn hidden(
-        &self,
-        ragged: &Ragged,
-        mut cache: Option<&mut KvCache>,
-    ) -> Result<Tensor, ModelError> {
+    pub fn hidden(&self, ragged: &Ragged, pass: &mut Pass) -> Result<Tensor, ModelError> {
         self.check(ragged)?;
-        let mut x = Tensor::embedding(&self.embed.tensor, &ragged.tokens, -1, false, false); // (N, C)
+        let mut x = self.embed.forward(&ragged.tokens, pass); // (N, C)
         if let Some(position) = &self.position {
             x += Tensor::embedding(&position.tensor, &ragged.positions, -1, false, false);
         }
         let rotation = self.rope.as_ref().map(|rope| rope.at(&ragged.positions, x.kind()));
         for block in &self.blocks {
-            x = block.forward(&x, ragged, rotation.as_ref(), cache.as_deref_mut());
+            x = block.forward(&x, ragged, rotation.as_ref(), pass);
         }
-        if let Some(cache) = cache {
+        if let Some(cache) = &mut pass.cache {
             cache.advance(&ragged.lens);
         }
-        Ok(self.norm.forward(&x))
+        Ok(self.norm.forward(&x, pass))
     }
 
     /// The output projection, for rows of [`hidden`](Self::hidden).
@@ -130,12 +128,12 @@ impl Transformer {
 
     /// Where the weights are.
     pub fn device(&self) -> Device {
-        self.embed.tensor.device()
+        self.embed.base().tensor.device()
     }
 
     /// The dtype of the weights and of the stream.
     pub fn kind(&self) -> Kind {
-        self.embed.tensor.kind()
+        self.embed.base().tensor.kind()
     }
 
     /// An index error in a kernel names nothing; this one names the token.

@@ -9,9 +9,12 @@
 use std::path::PathBuf;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tunesmith_kernels::attach_node;
-use tunesmith_model::{Config, KvCache, LoadOptions, Param, Ragged, Transformer};
+use tunesmith_model::{
+    Config, KvCache, LoadOptions, Param, Pass, Ragged, Role, Trainable, Transformer,
+};
 
-const FP32: LoadOptions = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: false };
+const FP32: LoadOptions =
+    LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: Trainable::Nothing };
 
 /// Small configurations that differ in everything the code branches on.
 const CONFIGS: &[(&str, &str)] = &[
@@ -53,7 +56,11 @@ fn ids(n: usize, salt: u32) -> Vec<u32> {
 fn logits(model: &Transformer, docs: &[&[u32]], cache: Option<&mut KvCache>) -> Tensor {
     let starts = cache.as_ref().map_or(vec![0; docs.len()], |cache| cache.lens().to_vec());
     let ragged = Ragged::from_positions(docs, &starts, Device::Cpu);
-    tch::no_grad(|| model.head().logits(&model.hidden(&ragged, cache).unwrap()))
+    let mut pass = Pass { cache, ..Pass::default() };
+    tch::no_grad(|| {
+        let hidden = model.hidden(&ragged, &mut pass).unwrap();
+        model.head().logits(&hidden, &pass)
+    })
 }
 
 fn close(name: &str, a: &Tensor, b: &Tensor) {
@@ -144,14 +151,18 @@ fn fresh_weights_depend_on_seed_and_name_alone() {
     assert!((q.tensor.std(true).double_value(&[]) - 0.3).abs() < 0.03);
 }
 
+fn refusal(model: &Transformer, ids: &[u32]) -> String {
+    let ragged = Ragged::new(&[ids], Device::Cpu);
+    model.hidden(&ragged, &mut Pass::default()).unwrap_err().to_string()
+}
+
 #[test]
 fn token_outside_the_vocabulary_is_named() {
     let model = model(CONFIGS[0].1);
-    let error = model.hidden(&Ragged::new(&[&[3, 97]], Device::Cpu), None).unwrap_err().to_string();
+    let error = refusal(&model, &[3, 97]);
     assert!(error.contains("token id 97 is outside the vocabulary of 97"), "{error}");
     let model = self::model(CONFIGS[3].1);
-    let error =
-        model.hidden(&Ragged::new(&[&ids(65, 0)], Device::Cpu), None).unwrap_err().to_string();
+    let error = refusal(&model, &ids(65, 0));
     assert!(error.contains("position 64 is beyond the model's 64 positions"), "{error}");
 }
 
@@ -182,7 +193,7 @@ fn a_node_may_accumulate_its_weight_gradient_itself() {
     }
     tch::manual_seed(1);
     let x = randn([5, 3]).set_requires_grad(true);
-    let weight = Param::new("weight".into(), randn([4, 3]), true);
+    let weight = Param::new("weight".into(), Role::Projection, randn([4, 3]), true);
     let expected = {
         let loss = x.linear(&weight.tensor, None::<&Tensor>).square().sum(Kind::Float);
         Tensor::run_backward(&[&loss], &[&x, &weight.tensor], false, false)

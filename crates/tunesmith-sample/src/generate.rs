@@ -3,7 +3,7 @@
 use crate::{SamplerKnobs, stop::StopText};
 use serde::Serialize;
 use tch::{Kind, Tensor};
-use tunesmith_model::{KvCache, ModelError, Ragged, Transformer};
+use tunesmith_model::{KvCache, ModelError, Pass, Ragged, Transformer};
 use tunesmith_tokens::{DecodeStream, Tokenizer, TokenizerError};
 
 /// Why an answer ended.
@@ -120,14 +120,15 @@ fn last_logits(
     let docs: Vec<&[u32]> = next.iter().map(Vec::as_slice).collect();
     let starts = cache.lens().to_vec();
     let ragged = Ragged::from_positions(&docs, &starts, model.device());
-    let hidden = model.hidden(&ragged, Some(cache))?; // (N, C)
+    let mut pass = Pass::cached(cache);
+    let hidden = model.hidden(&ragged, &mut pass)?; // (N, C)
     let mut end = 0;
     let ends = ragged.lens.iter().filter(|&&n| n > 0).map(|n| {
         end += n;
         end - 1
     });
     let last = Tensor::from_slice(&ends.collect::<Vec<i64>>()).to_device(model.device());
-    let logits = model.head().logits(&hidden.index_select(0, &last)).to_kind(Kind::Float); // (S, V)
+    let logits = model.head().logits(&hidden.index_select(0, &last), &pass).to_kind(Kind::Float); // (S, V)
     Ok(Vec::<Vec<f32>>::try_from(logits)?)
 }
 

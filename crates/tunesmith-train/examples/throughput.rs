@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let rows: Vec<Vec<u32>> = serde_json::from_str(&text)?;
     tunesmith_kernels::use_fast_fp32_matmul()?;
 
-    let options = LoadOptions { kind, device: Device::Cpu, trainable: true };
+    let options = LoadOptions::trained(kind, Device::Cpu);
     let model = Transformer::load(&PathBuf::from(model), options)?;
     let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
     for i in 0..steps {
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<()> {
             .map(|ids| Example { trained: vec![true; ids.len()], ids, ..Example::default() })
             .collect();
         let batch = Batch::new(&examples);
-        let outcome = step(&model, &mut optimizer, &Sft, &[batch], 1e-5)?;
+        let outcome = step(&model, &mut optimizer, &Sft, &[batch], 1e-5, 0)?;
         println!(
             "{}",
             serde_json::json!({

@@ -6,7 +6,7 @@ use crate::{
     step::forward,
 };
 use std::time::Instant;
-use tunesmith_model::Transformer;
+use tunesmith_model::{Pass, Transformer};
 use tunesmith_tokens::{BatchSource, Cursor};
 
 /// The objective over all held-out rows.
@@ -37,7 +37,7 @@ pub fn evaluate(
     while let Some(batch) = source.next().map_err(TrainError::Source)? {
         n_tokens += batch.len();
         Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(&batch)));
-        let terms = forward(model, objective, &batch)?;
+        let terms = forward(model, objective, &batch, Pass::default())?;
         for term in terms.terms {
             sums.add(term.unit, term.weight * term.sum.double_value(&[]));
         }

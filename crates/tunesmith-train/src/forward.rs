@@ -1,21 +1,47 @@
 //! One micro-batch through the model: to the device, hidden states, and scores of the tokens that are trained.
 
 use tch::{Device, Tensor};
-use tunesmith_model::{Ragged, TokenScores, Transformer};
+use tunesmith_model::{ModelError, Pass, Ragged, TokenScores, Transformer};
 use tunesmith_tokens::{Batch, IGNORE};
 
-/// Scores of the trained labels of `batch`, in order, given the hidden states (N, C) of all its tokens.
-///
-/// Only rows whose label is trained meet the head.
-pub fn token_scores(model: &Transformer, hidden: &Tensor, batch: &Batch) -> TokenScores {
-    let (rows, labels): (Vec<i64>, Vec<i64>) =
-        (0i64..).zip(&batch.labels).filter(|&(_, &label)| label != IGNORE).unzip();
-    let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(hidden.device());
-    let labels = to_device(&labels); // (R)
-    if rows.len() == batch.len() {
-        return model.head().score(hidden, &labels);
+/// A micro-batch that the model has read: what an objective makes its terms of.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// The model.
+    pub model: &'a Transformer,
+    /// What it read.
+    pub batch: &'a Batch,
+    /// How it read it: the head follows the same choices.
+    pub pass: &'a Pass<'a>,
+    /// Hidden states of all tokens, (N, C).
+    pub hidden: Tensor,
+}
+
+impl<'a> Reading<'a> {
+    /// Lets `model` read `batch`.
+    ///
+    /// # Errors
+    /// What the model says.
+    pub fn new(
+        model: &'a Transformer,
+        batch: &'a Batch,
+        pass: &'a mut Pass<'_>,
+    ) -> Result<Self, ModelError> {
+        let hidden = model.hidden(&ragged(batch, model.device()), pass)?;
+        Ok(Self { model, batch, pass, hidden })
     }
-    model.head().score(&hidden.index_select(0, &to_device(&rows)), &labels)
+
+    /// Scores of the trained labels, in order. Only rows whose label is trained meet the head.
+    pub fn token_scores(&self) -> TokenScores {
+        let (rows, labels): (Vec<i64>, Vec<i64>) =
+            (0i64..).zip(&self.batch.labels).filter(|&(_, &label)| label != IGNORE).unzip();
+        let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(self.hidden.device());
+        let (head, labels) = (self.model.head(), to_device(&labels)); // (R)
+        if rows.len() == self.batch.len() {
+            return head.score(&self.hidden, &labels, self.pass);
+        }
+        head.score(&self.hidden.index_select(0, &to_device(&rows)), &labels, self.pass)
+    }
 }
 
 /// A batch as the model's input.

@@ -14,7 +14,7 @@ pub use adamw::{AdamW, AdamWKnobs, Gradients};
 pub use checkpoint::{Checkpoint, RunState, commit_dir, free_bytes, is_writable};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
-pub use forward::{ragged, token_scores};
+pub use forward::{Reading, ragged};
 pub use objective::{Metric, Objective, Sft, Term, Terms, Unit};
 pub use schedule::{Decay, Schedule};
 pub use step::{StepOutcome, step};

@@ -11,10 +11,9 @@ mod sft;
 
 pub use sft::Sft;
 
-use crate::TrainError;
+use crate::{Reading, TrainError};
 use std::collections::BTreeMap;
 use tch::Tensor;
-use tunesmith_model::Transformer;
 use tunesmith_tokens::{Batch, IGNORE};
 
 /// A loss over batches.
@@ -22,18 +21,13 @@ pub trait Objective {
     /// The units of its terms. A micro-batch that holds none of them is not read by the model.
     fn units(&self) -> &[Unit];
 
-    /// The terms of `batch`, given the model's hidden states (N, C) of its tokens.
+    /// The terms of a micro-batch that the model has read.
     ///
-    /// [`token_scores`](crate::token_scores) makes log-probabilities of them; a head of its own takes the rows it needs.
+    /// [`Reading::token_scores`] makes log-probabilities of its hidden states; a head of its own takes the rows it needs.
     ///
     /// # Errors
     /// What the model says.
-    fn terms(
-        &self,
-        model: &Transformer,
-        hidden: &Tensor,
-        batch: &Batch,
-    ) -> Result<Terms, TrainError>;
+    fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError>;
 }
 
 /// What an objective makes of one micro-batch.

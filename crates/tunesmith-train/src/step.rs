@@ -2,11 +2,11 @@
 
 use crate::{
     AdamW, Objective, TrainError,
-    forward::ragged,
+    forward::Reading,
     objective::{Metric, PerUnit, Terms, averages, merge},
 };
 use tch::Tensor;
-use tunesmith_model::Transformer;
+use tunesmith_model::{DropoutKey, Pass, Transformer};
 use tunesmith_tokens::Batch;
 
 /// What a step has seen.
@@ -20,7 +20,8 @@ pub struct StepOutcome {
     pub metrics: Vec<(&'static str, f64)>,
 }
 
-/// Makes one update of `optimizer`'s parameters, those of `model`, from `batches` at learning rate `lr`.
+/// Makes one update of `optimizer`'s parameters, those of `model`, from `batches` at learning rate `lr`. `seed` names the
+/// dropout masks of adapters, if they have any.
 ///
 /// # Errors
 /// Batches that hold nothing the objective counts; a loss or gradient norm that is not finite. Neither changes a
@@ -31,6 +32,7 @@ pub fn step(
     objective: &dyn Objective,
     batches: &[Batch],
     lr: f64,
+    seed: u64,
 ) -> Result<StepOutcome, TrainError> {
     let step = optimizer.n_steps() + 1;
     // The whole step's counts, before the first forward: the gradient does not depend on how the step is split.
@@ -41,7 +43,8 @@ pub fn step(
             n_tokens: batches.iter().map(Batch::len).sum(),
         });
     }
-    let (loss, metrics) = backward(model, objective, batches, &counts)?;
+    let (loss, metrics) =
+        backward(model, objective, batches, &counts, DropoutKey { seed, step, micro_batch: 0 })?;
     let gradients = optimizer.take_gradients();
     let grad_norm = gradients.norm;
     for (what, value) in [("loss", loss), ("grad_norm", grad_norm)] {
@@ -59,12 +62,12 @@ pub(crate) fn forward(
     model: &Transformer,
     objective: &dyn Objective,
     batch: &Batch,
+    mut pass: Pass<'_>,
 ) -> Result<Terms, TrainError> {
     if PerUnit::count([batch]).lacks(objective.units()) {
         return Ok(Terms::default());
     }
-    let hidden = model.hidden(&ragged(batch, model.device()), None)?; // (N, C)
-    objective.terms(model, &hidden, batch)
+    objective.terms(&Reading::new(model, batch, &mut pass)?)
 }
 
 /// Leaves the gradient of the loss in the parameters; returns that loss, and the metrics' sums.
@@ -73,12 +76,15 @@ fn backward(
     objective: &dyn Objective,
     batches: &[Batch],
     counts: &PerUnit,
+    dropout: DropoutKey,
 ) -> Result<(f64, Vec<Metric>), TrainError> {
     let trained: Vec<_> = model.params().iter().filter(|p| p.trainable()).collect();
     let leaves: Vec<&Tensor> = trained.iter().map(|p| &p.tensor).collect();
     let (mut loss, mut metrics) = (0.0, Vec::new());
-    for batch in batches {
-        let Terms { terms, metrics: of_batch } = forward(model, objective, batch)?;
+    for (micro_batch, batch) in (0..).zip(batches) {
+        let dropout = Some(DropoutKey { micro_batch, ..dropout });
+        let pass = Pass { dropout, ..Pass::default() };
+        let Terms { terms, metrics: of_batch } = forward(model, objective, batch, pass)?;
         merge(&mut metrics, of_batch);
         // A unit of which the step has none gives an empty sum, which nothing divides.
         let parts = terms.iter().filter(|term| counts.get(term.unit) != 0.0);

@@ -58,6 +58,8 @@ pub struct Run<'a> {
     pub checkpoints: Option<&'a Path>,
     /// Where the run stands: default for a new one, a checkpoint's for a resumed one.
     pub state: RunState,
+    /// Names the dropout masks of adapters.
+    pub seed: u64,
     /// Set by a signal: finish the step, save, leave.
     pub stop: &'a AtomicBool,
 }
@@ -130,7 +132,7 @@ pub fn train(
             break;
         }
         let StepOutcome { loss, grad_norm, metrics } =
-            step(run.model, run.optimizer, run.objective, &batches, learning_rate)?;
+            step(run.model, run.optimizer, run.objective, &batches, learning_rate, run.seed)?;
 
         let n_tokens: usize = batches.iter().map(Batch::len).sum();
         run.state.step += 1;

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{Config, LoadOptions, Transformer};
+use tunesmith_model::{Config, LoadOptions, Pass, Transformer};
 use tunesmith_tokens::{Batch, BatchSource, Cursor, Example, SourceError};
 use tunesmith_train::{
-    AdamW, AdamWKnobs, Objective, Sft, StepOutcome, Term, Terms, TrainError, Unit, evaluate,
-    ragged, step, token_scores,
+    AdamW, AdamWKnobs, Objective, Reading, Sft, StepOutcome, Term, Terms, TrainError, Unit,
+    evaluate, step,
 };
 
 const CONFIG: &str = r#"{"model_type":"llama","hidden_act":"silu","vocab_size":31,"hidden_size":16,
@@ -22,20 +22,15 @@ impl Objective for TokensAndScores {
         &[Unit::Tokens, Unit::Docs]
     }
 
-    fn terms(
-        &self,
-        model: &Transformer,
-        hidden: &Tensor,
-        batch: &Batch,
-    ) -> Result<Terms, TrainError> {
-        let Terms { mut terms, metrics } = Sft.terms(model, hidden, batch)?;
+    fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
+        let Terms { mut terms, metrics } = Sft.terms(reading)?;
         terms.iter_mut().for_each(|term| term.weight = 0.5);
-        terms.push(Term { unit: Unit::Docs, weight: 2.0, sum: squared_errors(hidden, batch) });
+        terms.push(Term { unit: Unit::Docs, weight: 2.0, sum: squared_errors(reading) });
         Ok(Terms { terms, metrics })
     }
 }
 
-fn squared_errors(hidden: &Tensor, batch: &Batch) -> Tensor {
+fn squared_errors(Reading { hidden, batch, .. }: &Reading<'_>) -> Tensor {
     let labelled = batch.doc_ranges().zip(&batch.docs);
     let (ends, labels): (Vec<i64>, Vec<f32>) =
         labelled.filter_map(|(range, doc)| Some((range.end as i64 - 1, doc.label?))).unzip();
@@ -71,7 +66,7 @@ fn batches(size: usize) -> Vec<Batch> {
 fn model() -> Transformer {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), CONFIG).unwrap();
-    let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: true };
+    let options = LoadOptions::trained(Kind::Float, Device::Cpu);
     Transformer::fresh(Config::from_dir(dir.path()).unwrap(), 7, options)
 }
 
@@ -87,7 +82,7 @@ fn made(batches: &[Batch]) -> (StepOutcome, BTreeMap<String, Tensor>) {
         ..AdamWKnobs::default()
     };
     let mut optimizer = AdamW::new(knobs, model.params());
-    let outcome = step(&model, &mut optimizer, &TokensAndScores, batches, 1.0).unwrap();
+    let outcome = step(&model, &mut optimizer, &TokensAndScores, batches, 1.0, 0).unwrap();
     assert_eq!(optimizer.n_steps(), 1);
     let weights = model.params().iter().map(|p| (p.name.clone(), p.tensor.copy())).collect();
     (outcome, weights)
@@ -98,11 +93,12 @@ fn loss_by_hand() -> f64 {
     let model = model();
     let batch = &batches(3)[0];
     tch::no_grad(|| {
-        let hidden = model.hidden(&ragged(batch, Device::Cpu), None).unwrap();
-        let tokens = token_scores(&model, &hidden, batch).logprobs;
+        let mut pass = Pass::default();
+        let reading = Reading::new(&model, batch, &mut pass).unwrap();
+        let tokens = reading.token_scores().logprobs;
         assert_eq!(tokens.size(), [7]);
         -0.5 * tokens.sum(Kind::Double).double_value(&[]) / 7.0
-            + 2.0 * squared_errors(&hidden, batch).double_value(&[]) / 2.0
+            + 2.0 * squared_errors(&reading).double_value(&[]) / 2.0
     })
 }
 
@@ -162,7 +158,7 @@ impl Objective for Unasked {
         std::slice::from_ref(&self.0)
     }
 
-    fn terms(&self, _: &Transformer, _: &Tensor, _: &Batch) -> Result<Terms, TrainError> {
+    fn terms(&self, _: &Reading<'_>) -> Result<Terms, TrainError> {
         unreachable!("nothing to count, nothing to ask")
     }
 }
@@ -171,7 +167,7 @@ impl Objective for Unasked {
 fn a_step_that_counts_nothing_is_an_error_and_so_are_such_held_out_rows() {
     let (model, batches) = (model(), batches(3));
     let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
-    let error = step(&model, &mut optimizer, &Unasked(Unit::Pairs), &batches, 1.0).unwrap_err();
+    let error = step(&model, &mut optimizer, &Unasked(Unit::Pairs), &batches, 1.0, 0).unwrap_err();
     assert!(matches!(error, TrainError::NothingTrained { step: 1, n_tokens: 12 }), "{error}");
     assert_eq!(optimizer.n_steps(), 0);
     let error = evaluate(&model, &mut Fixed(batches, 0), &Unasked(Unit::Pairs)).unwrap_err();
@@ -186,13 +182,9 @@ impl Objective for Overflowing {
         &[Unit::Tokens]
     }
 
-    fn terms(
-        &self,
-        model: &Transformer,
-        hidden: &Tensor,
-        batch: &Batch,
-    ) -> Result<Terms, TrainError> {
-        Sft.terms(model, &(hidden * f64::INFINITY), batch)
+    fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
+        let Reading { model, batch, pass, hidden } = reading;
+        Sft.terms(&Reading { model, batch, pass, hidden: hidden * f64::INFINITY })
     }
 }
 
@@ -206,7 +198,7 @@ fn a_loss_that_is_not_finite_changes_no_weight_and_names_the_rows() {
     for (doc, row) in batches.iter_mut().flat_map(|batch| &mut batch.docs).zip([7, 11, 13]) {
         doc.row = row;
     }
-    let error = step(&model, &mut optimizer, &Overflowing, &batches, 1.0).unwrap_err();
+    let error = step(&model, &mut optimizer, &Overflowing, &batches, 1.0, 0).unwrap_err();
     let TrainError::NonFinite { step, what, value, rows } = &error else { panic!("{error}") };
     assert_eq!((*step, *what, value.is_finite()), (1, "loss", false));
     assert_eq!(rows, &[7, 11, 13]);

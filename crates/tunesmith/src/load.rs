@@ -106,7 +106,7 @@ pub(crate) fn model(
         }
         None => stored_kind(&located.dir),
     };
-    let model = Transformer::load(&located.dir, LoadOptions { kind, device, trainable: false })?;
+    let model = Transformer::load(&located.dir, LoadOptions::frozen(kind, device))?;
     let Encoding { encoder, note } = encoder(&located.dir, fallback, up_to(max_len), None)?;
     note.iter().for_each(|note| tracing::info!("{note}"));
     Ok((model, encoder))

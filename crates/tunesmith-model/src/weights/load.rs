@@ -2,8 +2,10 @@
 
 use super::checkpoint::Checkpoint;
 use crate::{
-    Config, ModelError, Transformer,
-    param::{Init, Param, Spec},
+    Config, ModelError, Role, Transformer,
+    linear::Weight,
+    param::{Init, Param, Place, Spec},
+    random,
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,8 +20,41 @@ pub struct LoadOptions {
     pub kind: Kind,
     /// Where they live.
     pub device: Device,
-    /// Whether gradients will be wanted.
-    pub trainable: bool,
+    /// What will be trained.
+    pub trainable: Trainable,
+}
+
+/// Which parameters take part in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trainable {
+    /// None: the model answers, or is the base of an adapter.
+    Nothing,
+    /// All.
+    Everything,
+    /// Those of these roles; the rest is frozen.
+    Roles(&'static [Role]),
+}
+
+impl LoadOptions {
+    /// A model that is not trained itself.
+    pub fn frozen(kind: Kind, device: Device) -> Self {
+        Self { kind, device, trainable: Trainable::Nothing }
+    }
+
+    /// A model whose every weight is trained.
+    pub fn trained(kind: Kind, device: Device) -> Self {
+        Self { kind, device, trainable: Trainable::Everything }
+    }
+}
+
+impl Trainable {
+    fn includes(self, role: Role) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::Roles(roles) => roles.contains(&role),
+        }
+    }
 }
 
 impl Transformer {
@@ -43,7 +78,7 @@ impl Transformer {
                     Tensor::new()
                 });
             let tensor = tensor.to_kind(options.kind).to_device(options.device);
-            Param::new(stored.clone(), tensor, options.trainable)
+            supplied(stored.clone(), spec.role, tensor, options)
         });
         failure.map_or(Ok(model), Err)
     }
@@ -52,7 +87,7 @@ impl Transformer {
     pub fn fresh(config: Config, seed: u64, options: LoadOptions) -> Self {
         Self::build(config, options.device, &mut |spec: Spec| {
             let tensor = fresh(&spec, seed).to_kind(options.kind).to_device(options.device);
-            Param::new(spec.name, tensor, options.trainable)
+            supplied(spec.name, spec.role, tensor, options)
         })
     }
 
@@ -60,16 +95,18 @@ impl Transformer {
     pub(crate) fn specs(config: &Config) -> Vec<Spec> {
         let mut specs = Vec::new();
         Self::build(config.clone(), Device::Cpu, &mut |spec: Spec| {
-            let param = Param::new(
-                spec.name.clone(),
-                Tensor::zeros([0], (Kind::Float, Device::Cpu)),
-                false,
-            );
+            let nothing = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+            let options = LoadOptions::frozen(Kind::Float, Device::Cpu);
+            let weight = supplied(spec.name.clone(), spec.role, nothing, options);
             specs.push(spec);
-            param
+            weight
         });
         specs
     }
+}
+
+fn supplied(name: String, role: Role, tensor: Tensor, options: LoadOptions) -> Weight {
+    Weight::Dense(Place::new(Param::new(name, role, tensor, options.trainable.includes(role))))
 }
 
 /// The stored name of every tensor that `config` needs, or everything that does not fit.
@@ -136,25 +173,10 @@ fn fresh(spec: &Spec, seed: u64) -> Tensor {
         Init::Ones => Tensor::ones(&spec.shape[..], options),
         Init::Normal { std } => {
             let n = spec.shape.iter().product::<i64>() as usize;
-            let stream = spec.name.bytes().fold(seed, |hash, byte| mix(hash ^ u64::from(byte)));
+            let stream = random::stream(seed, &spec.name);
             let values: Vec<f32> =
-                (0..n).map(|i| (std * normal(stream, i as u64)) as f32).collect();
+                (0..n).map(|i| (std * random::normal(stream, i as u64)) as f32).collect();
             Tensor::from_slice(&values).view(&spec.shape[..])
         }
     }
-}
-
-/// A standard normal number (Box–Muller), a pure function of `(stream, index)`.
-fn normal(stream: u64, index: u64) -> f64 {
-    let uniform =
-        |k: u64| ((mix(stream ^ mix(2 * index + k)) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    (-2.0 * uniform(0).ln()).sqrt() * (std::f64::consts::TAU * uniform(1)).cos()
-}
-
-/// The finaliser of SplitMix64 (Steele et al. 2014).
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }

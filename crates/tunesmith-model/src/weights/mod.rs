@@ -6,4 +6,4 @@ mod load;
 mod save;
 
 pub use file::{TensorFile, write_tensors};
-pub use load::LoadOptions;
+pub use load::{LoadOptions, Trainable};

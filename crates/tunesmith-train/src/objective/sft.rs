@@ -3,10 +3,8 @@
 //! loss = −Σ wᵢ ln p(yᵢ | y₍<ᵢ₎) / Σ wᵢ, over the trained tokens of the whole step; w is 1 unless a row says otherwise.
 
 use super::{Metric, Objective, Term, Terms, Unit, trained_weights};
-use crate::{TrainError, token_scores};
+use crate::{Reading, TrainError};
 use tch::{Kind, Tensor};
-use tunesmith_model::Transformer;
-use tunesmith_tokens::Batch;
 
 /// Cross-entropy on trained tokens.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,16 +15,11 @@ impl Objective for Sft {
         &[Unit::Tokens]
     }
 
-    fn terms(
-        &self,
-        model: &Transformer,
-        hidden: &Tensor,
-        batch: &Batch,
-    ) -> Result<Terms, TrainError> {
-        let scores = token_scores(model, hidden, batch); // (R)
+    fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
+        let scores = reading.token_scores(); // (R)
         let nll = -&scores.logprobs;
-        let nll = match trained_weights(batch) {
-            Some(weights) => nll * Tensor::from_slice(&weights).to_device(hidden.device()),
+        let nll = match trained_weights(reading.batch) {
+            Some(weights) => nll * Tensor::from_slice(&weights).to_device(reading.hidden.device()),
             None => nll,
         };
         let accuracy = Metric {

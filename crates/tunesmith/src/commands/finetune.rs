@@ -50,7 +50,8 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
 
     let recipe = &prepared.recipe;
     let device = load::device(recipe.model.device)?;
-    let options = LoadOptions { kind: recipe.model.dtype.kind(), device, trainable: true };
+    let kind = recipe.model.dtype.kind();
+    let options = LoadOptions::trained(kind, device);
     let model = match recipe.model.from_scratch {
         true => Transformer::fresh(prepared.config.clone(), recipe.seed, options),
         false => Transformer::load(&prepared.model_dir, options)?,
@@ -114,6 +115,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
             knobs: &prepared.recipe.train,
             checkpoints: Some(&checkpoints),
             state,
+            seed: prepared.recipe.seed,
             stop: &stop,
         },
         &mut on_event,
@@ -139,10 +141,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let before = match prepared.recipe.model.from_scratch || prompts.is_empty() {
         true => None,
         false => {
-            let base = Transformer::load(
-                &prepared.model_dir,
-                LoadOptions { trainable: false, ..options },
-            )?;
+            let base = Transformer::load(&prepared.model_dir, LoadOptions::frozen(kind, device))?;
             Some(samples::answer(&base, &prepared.encoder, &prompts, max_new_tokens)?)
         }
     };

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::{io::Write, process::ExitCode};
 use tch::Tensor;
 use tunesmith_data::{Dataset, RowKnobs};
-use tunesmith_model::{Ragged, Transformer};
+use tunesmith_model::{Pass, Ragged, Transformer};
 
 pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
     let data = locate::dataset(&args.data, args.model.source.unwrap_or_default(), false)?;
@@ -60,9 +60,11 @@ fn score(model: &Transformer, ids: &[u32]) -> Result<(Vec<f32>, Vec<bool>)> {
         return Ok((Vec::new(), Vec::new()));
     }
     let _no_grad = tch::no_grad_guard();
-    let hidden = model.hidden(&Ragged::new(&[&ids[..ids.len() - 1]], model.device()), None)?;
+    let mut pass = Pass::default();
+    let ragged = Ragged::new(&[&ids[..ids.len() - 1]], model.device());
+    let hidden = model.hidden(&ragged, &mut pass)?;
     let labels: Vec<i64> = ids[1..].iter().map(|&id| i64::from(id)).collect();
-    let scores =
-        model.head().score(&hidden, &Tensor::from_slice(&labels).to_device(model.device()));
+    let labels = Tensor::from_slice(&labels).to_device(model.device());
+    let scores = model.head().score(&hidden, &labels, &pass);
     Ok((Vec::try_from(scores.logprobs)?, Vec::try_from(scores.correct)?))
 }

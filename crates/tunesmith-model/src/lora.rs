@@ -1,0 +1,181 @@
+//! LoRA (Hu et al. 2021) and DoRA (Liu et al. 2024) on one linear layer: y = W x + b + s·B A x, s = α/r or α/√r (rsLoRA,
+//! Kalajdzievski 2023).
+//!
+//! Shapes: N tokens, I inputs, O outputs, R rank.
+//!
+//! DoRA scales each row of V = W + s·BA to the learned length m: y = b + W x + (g − 1) ⊙ W x' + g ⊙ s·B A x', where
+//! g = m / ‖V‖, whose norm counts as a constant (section 4.3), and x' is x after dropout.
+//! A and B are kept in fp32 and rounded to the stream's dtype where they meet it.
+
+use crate::{Param, linear::Leaf};
+use std::rc::Rc;
+use tch::{Kind, Tensor};
+
+/// The adapter of one layer.
+#[derive(Debug)]
+pub(crate) struct Lora {
+    pub(crate) a: Rc<Param>,                 // (R, I)
+    pub(crate) b: Rc<Param>,                 // (O, R)
+    pub(crate) magnitude: Option<Rc<Param>>, // (O): DoRA
+    pub(crate) scale: f64,
+    pub(crate) dropout: f64,
+}
+
+impl Lora {
+    /// y (N, O) for `w` (O, I), in ordinary autograd. `stream` names the dropout mask.
+    pub(crate) fn forward(
+        &self,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        x: &Tensor,
+        stream: Option<u64>,
+    ) -> Tensor {
+        let kind = x.kind();
+        let dropped = self.drop(x, stream);
+        let inner = dropped.as_ref().unwrap_or(x);
+        let delta = inner
+            .matmul(&self.a.tensor.to_kind(kind).tr())
+            .matmul(&self.b.tensor.to_kind(kind).tr())
+            * self.scale;
+        let base = x.linear(w, bias);
+        let Some(magnitude) = &self.magnitude else { return base + delta };
+        let gain = (&magnitude.tensor / self.norm(w)).to_kind(kind); // (O)
+        let plain = inner.matmul(&w.tr());
+        base + (&gain - 1.0) * plain + gain * delta
+    }
+
+    pub(crate) fn op(&self, stream: Option<u64>) -> LoraOp {
+        LoraOp {
+            a: Leaf::of(&self.a),
+            b: Leaf::of(&self.b),
+            magnitude: self.magnitude.as_deref().map(Leaf::of),
+            scale: self.scale,
+            dropout: self.dropout,
+            stream,
+        }
+    }
+
+    fn drop(&self, x: &Tensor, stream: Option<u64>) -> Option<Tensor> {
+        let mask = mask(x, self.dropout, stream)?;
+        Some(x * mask)
+    }
+
+    /// ‖W + s·BA‖ of each row, (O), fp32, without a gradient.
+    pub(crate) fn norm(&self, w: &Tensor) -> Tensor {
+        norm(w, &self.a.tensor, &self.b.tensor, self.scale)
+    }
+}
+
+fn norm(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Tensor {
+    tch::no_grad(|| {
+        let v = w.to_kind(Kind::Float) + b.matmul(a) * scale;
+        v.norm_scalaropt_dim(2, [1i64].as_slice(), false)
+    })
+}
+
+/// The dropout mask of x, already divided by the share that is kept; `None` where nothing is dropped.
+fn mask(x: &Tensor, dropout: f64, stream: Option<u64>) -> Option<Tensor> {
+    let stream = stream.filter(|_| dropout > 0.0)?;
+    let kept = crate::random::uniform(stream, &x.size(), x.device()).ge(dropout);
+    Some(kept.to_kind(x.kind()) / (1.0 - dropout))
+}
+
+/// A [`Lora`] of one pass, for coarse nodes: `Send`, without autograd.
+#[derive(Debug)]
+pub(crate) struct LoraOp {
+    a: Leaf,
+    b: Leaf,
+    magnitude: Option<Leaf>,
+    scale: f64,
+    dropout: f64,
+    stream: Option<u64>,
+}
+
+/// What the forward keeps for the backward.
+#[derive(Debug)]
+pub(crate) struct LoraSaved {
+    low: Tensor, // A x', (N, R)
+    dora: Option<DoraSaved>,
+}
+
+#[derive(Debug)]
+struct DoraSaved {
+    inner: Tensor, // W x' + s·B A x', (N, O)
+    gain: Tensor,  // m / ‖V‖, (O)
+    norm: Tensor,  // ‖V‖, (O), fp32
+}
+
+impl LoraOp {
+    /// y (N, O), and what [`backward`](Self::backward) needs beside x.
+    pub(crate) fn forward(
+        &self,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        x: &Tensor,
+    ) -> (Tensor, LoraSaved) {
+        let kind = x.kind();
+        let mask = self.mask(x);
+        let dropped = mask.as_ref().map(|mask| x * mask);
+        let input = dropped.as_ref().unwrap_or(x);
+        let low = input.matmul(&self.a.tensor.detach().to_kind(kind).tr());
+        let b = self.b.tensor.detach().to_kind(kind);
+        let mut y = x.linear(w, bias);
+        let Some(magnitude) = &self.magnitude else {
+            let _ = y.addmm_(&(&low * self.scale), &b.tr());
+            return (y, LoraSaved { low, dora: None });
+        };
+        let norm = norm(w, &self.a.tensor, &self.b.tensor, self.scale);
+        let gain = (magnitude.tensor.detach() / &norm).to_kind(kind);
+        let plain = input.matmul(&w.tr());
+        let delta = low.matmul(&b.tr()) * self.scale;
+        y += (&gain - 1.0) * &plain + &gain * &delta;
+        (y, LoraSaved { low, dora: Some(DoraSaved { inner: plain + delta, gain, norm }) })
+    }
+
+    /// Adds to the gradients of A, B and m; returns dx, W's part included, if it is wanted.
+    pub(crate) fn backward(
+        &self,
+        w: &Tensor,
+        saved: LoraSaved,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: bool,
+    ) -> Option<Tensor> {
+        let kind = x.kind();
+        let LoraSaved { low, dora } = saved;
+        let mask = self.mask(x);
+        // What reaches s·B A x' : dy, or g ⊙ dy.
+        let d_delta = match (&dora, &self.magnitude) {
+            (Some(dora), Some(magnitude)) => {
+                magnitude.accumulate(|| {
+                    (dy * &dora.inner).sum_dim_intlist(0, false, Kind::Float) / &dora.norm
+                });
+                dy * &dora.gain
+            }
+            _ => dy.shallow_clone(),
+        };
+        let scaled = &d_delta * self.scale;
+        self.b.accumulate_product(&scaled, &low);
+        let d_low = scaled.matmul(&self.b.tensor.detach().to_kind(kind)); // (N, R)
+        match &mask {
+            Some(mask) => self.a.accumulate_product(&d_low, &(x * mask)),
+            None => self.a.accumulate_product(&d_low, x),
+        }
+        dx.then(|| {
+            let through_a = d_low.matmul(&self.a.tensor.detach().to_kind(kind)); // (N, I)
+            match (mask, dora.is_some()) {
+                (None, _) => through_a + d_delta.matmul(w), // g ⊙ dy carries W's part too
+                (Some(mask), false) => through_a * mask + dy.matmul(w),
+                (Some(mask), true) => (through_a + (d_delta - dy).matmul(w)) * mask + dy.matmul(w),
+            }
+        })
+    }
+
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Leaf> {
+        [Some(&self.a), Some(&self.b), self.magnitude.as_ref()].into_iter().flatten()
+    }
+
+    fn mask(&self, x: &Tensor) -> Option<Tensor> {
+        mask(x, self.dropout, self.stream)
+    }
+}
