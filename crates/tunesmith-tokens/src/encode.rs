@@ -27,6 +27,7 @@ pub use error::EncodeError;
 
 use crate::mask::{self, Turn};
 use crate::neutral;
+use crate::outline::Outlines;
 use crate::template::Rendered;
 use crate::tokenizer::Tokens;
 use crate::{Conversation, Example, Message, Sample, Template, Tokenizer};
@@ -68,20 +69,22 @@ pub struct Encoder {
     template: Option<Template>,
     knobs: EncodeKnobs,
     stop_ids: Vec<u32>,
+    outlines: Arc<Outlines>,
 }
 
 impl Encoder {
     /// An encoder for a model's tokenizer and chat template.
     pub fn new(tokenizer: Arc<Tokenizer>, template: Option<Template>, knobs: EncodeKnobs) -> Self {
         let mut encoder =
-            Self { tokenizer: Some(tokenizer), template, knobs, stop_ids: Vec::new() };
+            Self { tokenizer: Some(tokenizer), template, ..Self::without_tokenizer(knobs) };
         encoder.stop_ids = encoder.find_stop_ids();
         encoder
     }
 
     /// An encoder that takes nothing but token ids, for models without a tokenizer.
     pub fn without_tokenizer(knobs: EncodeKnobs) -> Self {
-        Self { tokenizer: None, template: None, knobs, stop_ids: Vec::new() }
+        let (tokenizer, template) = (None, None);
+        Self { tokenizer, template, knobs, stop_ids: Vec::new(), outlines: Arc::default() }
     }
 
     /// The tokenizer.
@@ -302,7 +305,8 @@ impl Encoder {
             {
                 rendered.generated.clone()
             }
-            _ => mask::turns(template, tokenizer, conversation, &rendered.text)
+            _ => self
+                .turns(template, tokenizer, conversation, &rendered.text)
                 .into_iter()
                 .map(|Turn { index, span }| {
                     span.ok_or(EncodeError::TurnNotFound { row, turn: index })
@@ -327,6 +331,18 @@ impl Encoder {
         };
         let trained = mask::tokens_in(&tokens.spans, spans);
         Ok((tokens.ids, trained, None))
+    }
+
+    fn turns(
+        &self,
+        template: &Template,
+        tokenizer: &Tokenizer,
+        conversation: &Conversation,
+        full: &str,
+    ) -> Vec<Turn> {
+        self.outlines.turns(template, tokenizer, conversation, full, || {
+            mask::turns(template, tokenizer, conversation, full)
+        })
     }
 
     fn prompt_completion(

@@ -6,6 +6,7 @@ mod example;
 mod mask;
 mod message;
 mod neutral;
+mod outline;
 pub mod pack;
 mod source;
 mod template;

@@ -261,6 +261,11 @@ impl Tokenizer {
         self.special.first(text, 0).is_some()
     }
 
+    /// Whether `text` spells an added token, special or not, other than white space.
+    pub(crate) fn spells_added(&self, text: &str) -> bool {
+        self.added.first(text, 0).is_some()
+    }
+
     /// Where `text` spells special tokens, leftmost and longest first, outside the ranges of `except`.
     pub(crate) fn find_special(&self, text: &str, except: &[Range<usize>]) -> Vec<Range<usize>> {
         self.special.find(text, except).into_iter().map(|(range, _)| range).collect()
