@@ -231,19 +231,27 @@ mod tests {
 
     /// How many of the conversations were searched; every answer must be that of the search.
     fn n_searched(source: &str, conversations: &[Conversation]) -> usize {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizers/bytes.json");
-        let tokenizer = Tokenizer::from_file(dir.as_ref()).unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizers/bytes.json");
+        let tokenizer = Tokenizer::from_file(file.as_ref()).unwrap();
         let template = Template::parse(source, [("eos_token", "</s>")]).unwrap();
+        compare(&template, &tokenizer, conversations)
+    }
+
+    fn compare(
+        template: &Template,
+        tokenizer: &Tokenizer,
+        conversations: &[Conversation],
+    ) -> usize {
         let outlines = Outlines::default();
         let mut n_searched = 0;
         for conversation in conversations {
-            let full = template.render(conversation, false).unwrap();
-            let expected = mask::turns(&template, &tokenizer, conversation, &full);
-            let found = outlines.turns(&template, &tokenizer, conversation, &full, || {
+            let Ok(full) = template.render(conversation, false) else { continue };
+            let expected = mask::turns(template, tokenizer, conversation, &full);
+            let found = outlines.turns(template, tokenizer, conversation, &full, || {
                 n_searched += 1;
-                mask::turns(&template, &tokenizer, conversation, &full)
+                mask::turns(template, tokenizer, conversation, &full)
             });
-            assert_eq!(found, expected, "{source} {conversation:?}");
+            assert_eq!(found, expected, "{} {conversation:?}", template.source());
         }
         n_searched
     }
@@ -274,5 +282,33 @@ mod tests {
         let tools =
             Conversation { tools: Some(serde_json::json!([])), ..chat(["a", "b", "c", "d"]) };
         assert_eq!(n_searched(CHATML, &vec![tools; 4]), 4);
+    }
+
+    #[test]
+    fn real_templates_and_conversations() {
+        let Some(parts) = std::env::var_os("TUNESMITH_PARTS").filter(|parts| !parts.is_empty())
+        else {
+            return; // the fetched parts are not here
+        };
+        let parts = std::path::Path::new(&parts);
+        let tokenizer = Tokenizer::from_dir(parts.join("tokenizers/qwen2_5")).unwrap();
+        let rows = std::fs::read_to_string(parts.join("ultrachat/test_sft.jsonl")).unwrap();
+        let conversations: Vec<Conversation> = rows
+            .lines()
+            .step_by(8)
+            .map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap())
+            .map(|row| {
+                serde_json::from_value(serde_json::json!({"messages": row["messages"]})).unwrap()
+            })
+            .collect();
+        let (mut n, mut n_searched) = (0, 0);
+        for entry in std::fs::read_dir(parts.join("templates/templates")).unwrap() {
+            let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let variables = [("bos_token", "<|im_start|>"), ("eos_token", "<|im_end|>")];
+            let template = Template::parse(&source, variables).unwrap();
+            n += conversations.len();
+            n_searched += compare(&template, &tokenizer, &conversations);
+        }
+        assert!(n > 1000 && n_searched < n / 2, "{n_searched} of {n} were searched");
     }
 }

@@ -13,7 +13,7 @@ mod stream;
 
 pub use stream::DecodeStream;
 
-use bytes::ByteBpe;
+use bytes::Later;
 use guard::Guard;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,7 +74,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     post_processor: Option<PostProcessorWrapper>,
     /// Encodes in place of `inner`, where the file is of a kind that it knows.
-    own: Option<ByteBpe>,
+    own: Later,
     /// What the post-processor puts before and behind every text, where it does nothing else.
     around: Option<(Vec<u32>, Vec<u32>)>,
     /// The same tokenizer, blind for special tokens spelled in text; made when it is first needed.
@@ -133,7 +133,7 @@ impl Tokenizer {
         let mut tokenizer = Self {
             inner,
             post_processor,
-            own: ByteBpe::from_json(bytes),
+            own: Later::new(bytes),
             around: None,
             guard: OnceLock::new(),
             special,
@@ -151,7 +151,7 @@ impl Tokenizer {
     /// # Errors
     /// Text that the tokenizer has no tokens for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        if let Some(own) = &self.own {
+        if let Some(own) = self.own.get(text) {
             let mut ids = Vec::with_capacity(text.len() / 4);
             if own.encode(text, |id, _, _| ids.push(id)) {
                 return Ok(ids);
@@ -173,7 +173,7 @@ impl Tokenizer {
 
     /// As [`encode_spans`](Self::encode_spans), if `own` can.
     fn own_spans(&self, text: &str) -> Option<Tokens> {
-        let own = self.own.as_ref()?;
+        let own = self.own.get(text)?;
         let n_likely = text.len() / 4;
         let mut tokens =
             Tokens { ids: Vec::with_capacity(n_likely), spans: Vec::with_capacity(n_likely) };
@@ -189,7 +189,7 @@ impl Tokenizer {
     /// # Errors
     /// Text that the tokenizer has no tokens for.
     pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        if let (Some(_), Some((before, behind))) = (&self.own, &self.around) {
+        if let Some((before, behind)) = &self.around {
             return Ok([before.as_slice(), &self.encode(text)?, behind].concat());
         }
         let encoding = self.inner.encode_fast(text, false).map_err(encode_error)?;

@@ -13,6 +13,7 @@
 
 mod classes;
 mod file;
+mod fold;
 mod merge;
 mod split;
 mod words;
@@ -22,8 +23,45 @@ use classes::Classes;
 use merge::Merges;
 use split::Split;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use words::Word;
+
+/// Text that the crate encodes before it is worth reading the file a second time, which costs as much as encoding this.
+const WORTH: usize = 1 << 18;
+
+/// A [`ByteBpe`] that is made when much text has been seen.
+#[derive(Debug)]
+pub(super) struct Later {
+    json: Mutex<Vec<u8>>,
+    n_seen: AtomicUsize,
+    own: OnceLock<Option<ByteBpe>>,
+}
+
+impl Later {
+    pub(super) fn new(json: &[u8]) -> Self {
+        let (json, n_seen) = (Mutex::new(json.to_owned()), AtomicUsize::new(0));
+        Self { json, n_seen, own: OnceLock::new() }
+    }
+
+    /// What encodes this text here; none where that is for the crate.
+    pub(super) fn get(&self, text: &str) -> Option<&ByteBpe> {
+        if let Some(own) = self.own.get() {
+            return own.as_ref();
+        }
+        let n_seen = self.n_seen.fetch_add(text.len(), Ordering::Relaxed) + text.len();
+        if n_seen < WORTH { None } else { self.make() }
+    }
+
+    pub(super) fn make(&self) -> Option<&ByteBpe> {
+        let read = || {
+            let json =
+                std::mem::take(&mut *self.json.lock().unwrap_or_else(PoisonError::into_inner));
+            ByteBpe::from_json(&json)
+        };
+        self.own.get_or_init(read).as_ref()
+    }
+}
 
 /// A tokenizer that works on the bytes of words.
 #[derive(Debug)]
@@ -39,7 +77,7 @@ pub(super) struct ByteBpe {
 
 impl ByteBpe {
     /// Reads a `tokenizer.json`; `None` where it is anything else than a byte-level BPE of a known form.
-    pub(super) fn from_json(json: &[u8]) -> Option<Self> {
+    fn from_json(json: &[u8]) -> Option<Self> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let file::Parts { added, split, merges, nfc } = file::read(json)?;
         Some(Self { id: IDS.fetch_add(1, Ordering::Relaxed), added, split, merges, nfc })

@@ -150,11 +150,32 @@ fn compare(n_strings: u64) {
     for (index, dir) in dirs.iter().enumerate() {
         let name = dir.display().to_string();
         let tokenizer = Tokenizer::from_dir(dir).unwrap();
+        tokenizer.own.make().unwrap();
         let mut chance = Chance(index as u64);
         let strings = (0..n_each).map(|_| chance.string(&corpus));
         let n_own = strings.filter(|text| check(&tokenizer, &name, text)).count() as u64;
         // The rest held a byte without a token, or something that NFC changes.
         assert!(n_own > n_each / 3, "{name}: {n_own} of {n_each} strings were encoded here");
+    }
+}
+
+/// The texts of llama.cpp's authors. `tests/encoding.rs` compares the ids with theirs, by way of the library.
+#[test]
+fn as_the_library_on_the_vectors() {
+    let Some(vectors) = folder("templates/tokenizer-vectors/ggml-vocab-gpt-2.gguf.inp") else {
+        return; // the fetched parts are not here
+    };
+    let texts = std::fs::read_to_string(vectors).unwrap();
+    for name in
+        ["tokenizers/gpt2", "tokenizers/llama3", "tokenizers/qwen2_5", "smollm2-135m-instruct"]
+    {
+        let tokenizer = Tokenizer::from_dir(folder(name).unwrap()).unwrap();
+        tokenizer.own.make().unwrap();
+        let n_own = texts
+            .split("\n__ggml_vocab_test__\n")
+            .filter(|text| check(&tokenizer, name, text))
+            .count();
+        assert!(n_own > 40, "{name}: {n_own} of the texts were encoded here");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a `tokenizer.json` says, if it is a byte-level BPE to the letter.
 
+use super::fold::Folded;
 use super::merge::Merges;
 use super::split::Split;
 use crate::tokenizer::added::Added;
@@ -7,7 +8,6 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 
 /// What encoding needs of a file.
@@ -102,7 +102,7 @@ struct Bpe<'a> {
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// Tokens as the file spells them, with their ids.
-struct Vocab<'a>(HashMap<Cow<'a, str>, u32>);
+struct Vocab<'a>(Folded<Cow<'a, str>, u32>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Vocab<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -115,7 +115,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Vocab<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut vocab = HashMap::with_capacity(1 << 16);
+                let mut vocab = Folded::default();
                 while let Some((Text(token), id)) = map.next_entry::<Text<'de>, u32>()? {
                     vocab.insert(token, id);
                 }

@@ -4,9 +4,10 @@
 //! Ranks: `h+e` 0, `l+l` 1, `he+ll` 2. `h e l l o` → `he l l o` → `he ll o` → `hell o`.
 
 use super::file::Merge;
+use super::fold::Folded;
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap};
 
 /// No token, or no merge.
 const NONE: u32 = u32::MAX;
@@ -19,11 +20,11 @@ const SHORT: usize = 48;
 pub(super) struct Merges {
     /// The token of each byte, or [`NONE`].
     bytes: [u32; 256],
-    /// Open addressing with a power of two of slots, at most half of them full.
+    /// Open addressing with a power of two of slots, at most two thirds of them full.
     pairs: Vec<Pair>,
     shift: u32,
     /// Whole words that are tokens whatever their merges say; only where the file asks for it.
-    whole: Option<HashMap<Box<[u8]>, u32>>,
+    whole: Option<Folded<Box<[u8]>, u32>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,12 +58,13 @@ struct Link {
 impl Merges {
     /// `None` where a vocabulary is contradictory, or spells tokens otherwise than byte by byte.
     pub(super) fn new(
-        vocab: &HashMap<Cow<'_, str>, u32>,
+        vocab: &Folded<Cow<'_, str>, u32>,
         merges: &[Merge<'_>],
         ignore_merges: bool,
     ) -> Option<Self> {
-        let ids: HashSet<u32> = vocab.values().copied().collect();
-        if ids.len() != vocab.len() || ids.contains(&NONE) {
+        let mut ids: Vec<u32> = vocab.values().copied().collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) || ids.last() == Some(&NONE) {
             return None; // two spellings of one id could not be told apart
         }
         let alphabet = alphabet();
@@ -71,7 +73,7 @@ impl Merges {
             let mut buffer = [0; 4];
             bytes[byte] = vocab.get(&*c.encode_utf8(&mut buffer)).copied().unwrap_or(NONE);
         }
-        let slots = (2 * merges.len()).next_power_of_two().max(2);
+        let slots = (merges.len() + merges.len() / 2).next_power_of_two().max(2);
         let empty = Pair { left: NONE, right: NONE, rank: NONE, id: NONE };
         let mut table =
             Self { bytes, pairs: vec![empty; slots], shift: 64 - slots.ilog2(), whole: None };

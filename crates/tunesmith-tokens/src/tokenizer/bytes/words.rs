@@ -1,17 +1,19 @@
 //! The tokens of words, remembered by each thread.
 //!
 //! # Why
-//! Nine words in ten of a text are among a few thousand. A word of up to 15 bytes and three tokens takes one slot of 32
-//! bytes in a table of fixed size, so that looking it up costs one cache line; where two slots are taken the older word
-//! makes room. Longer words go to an ordinary map that is emptied when it is full. Nothing grows with the data.
+//! Nine words in ten of a text are among a few thousand, and most of them are one token. A word of up to 12 bytes that is
+//! one token takes 16 bytes, four of them a cache line, which is one row of a table; a word that is asked for again moves
+//! to the front of its row, and the last one makes room for new words. Words of a few tokens have a table of their own,
+//! long ones an ordinary map that is emptied when it is full. Nothing grows with the data.
 
+use super::fold::{Folded, fold};
 use super::merge::{Merges, Scratch};
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
-/// Slots of a table, a power of two: 2 MB.
-const SLOTS: usize = 1 << 16;
+/// Rows of the table of single tokens, a power of two: 1 MB for 65,536 words.
+const ROWS: usize = 1 << 14;
+/// Slots of the table of words of a few tokens, a power of two: 1 MB.
+const SLOTS: usize = 1 << 15;
 /// Words in the map of long ones, and their greatest length in bytes.
 const LONG: usize = 1 << 14;
 const LONGEST: usize = 64;
@@ -31,12 +33,22 @@ pub(super) enum Word<'a> {
 /// What one thread knows of one tokenizer's words.
 #[derive(Debug)]
 pub(super) struct Words {
+    rows: Box<[Row]>,
     slots: Box<[Slot]>,
     long: LongWords,
     scratch: Scratch,
 }
 
-type LongWords = HashMap<Box<[u8]>, Box<[(u32, u32)]>, BuildHasherDefault<Fold>>;
+/// Words of one token: each the word's bytes (96 bits), its token (28 bits) and its length (4 bits); 0 where free.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Row([u128; 4]);
+
+/// Where the token lies in a word's 128 bits.
+const TOKEN: u32 = 96;
+const TOKEN_MASK: u128 = 0xFFF_FFFF << TOKEN;
+
+type LongWords = Folded<Box<[u8]>, Box<[(u32, u32)]>>;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
@@ -66,8 +78,9 @@ pub(super) fn with<T>(id: u64, work: impl FnOnce(&mut Words) -> T) -> T {
 
 impl Words {
     fn new() -> Self {
+        let rows = vec![Row::default(); ROWS].into_boxed_slice();
         let slots = vec![Slot::default(); SLOTS].into_boxed_slice();
-        Self { slots, long: LongWords::default(), scratch: Scratch::default() }
+        Self { rows, slots, long: LongWords::default(), scratch: Scratch::default() }
     }
 
     /// The tokens of `text[start..end]`.
@@ -84,42 +97,58 @@ impl Words {
             return self.long(&text[start..end], merges);
         }
         let key = key(text, start, length);
-        let home = (fold(key as u64, (key >> 64) as u64) >> 48) as usize & (SLOTS - 1);
-        for place in [home, home ^ 1] {
-            let slot = &self.slots[place];
-            if slot.key == key {
-                if slot.n == 1 {
-                    return Word::One(slot.ids[0]);
+        let hash = fold(key as u64, (key >> 64) as u64);
+        if length <= 12 {
+            let wanted = key & !(0xF << 120) | (length as u128) << 124;
+            let row = &mut self.rows[(hash >> 32) as usize & (ROWS - 1)].0;
+            for place in 0..4 {
+                if row[place] & !TOKEN_MASK == wanted {
+                    let token = (row[place] & TOKEN_MASK) >> TOKEN;
+                    if place > 0 {
+                        row.swap(place, place - 1);
+                    }
+                    return Word::One(token as u32);
                 }
-                return self.several(place);
             }
         }
-        self.short(key, home, &text[start..end], merges)
+        self.several(key, hash, &text[start..end], merges)
     }
 
-    fn several(&mut self, place: usize) -> Word<'_> {
-        let slot = self.slots[place];
-        self.scratch.tokens.clear();
-        let tokens = slot.ids.iter().zip(slot.lengths).take(usize::from(slot.n));
-        self.scratch.tokens.extend(tokens.map(|(&id, length)| (id, u32::from(length))));
-        Word::Many(&self.scratch.tokens)
-    }
-
-    #[cold]
-    fn short(&mut self, key: u128, home: usize, word: &[u8], merges: &Merges) -> Word<'_> {
+    /// A word that is not in the table of single tokens.
+    #[inline(never)]
+    fn several(&mut self, key: u128, hash: u64, word: &[u8], merges: &Merges) -> Word<'_> {
+        let home = (hash >> 16) as usize & (SLOTS - 1);
+        for place in [home, home ^ 1] {
+            let slot = self.slots[place];
+            if slot.key == key {
+                let tokens = slot.ids.iter().zip(slot.lengths).take(usize::from(slot.n));
+                self.scratch.tokens.clear();
+                self.scratch.tokens.extend(tokens.map(|(&id, length)| (id, u32::from(length))));
+                return Word::Many(&self.scratch.tokens);
+            }
+        }
+        if self.long.contains_key(word) {
+            return self.long.get(word).map_or(Word::Unknown, |tokens| Word::Many(tokens));
+        }
         if !merges.merge(word, &mut self.scratch) {
             return Word::Unknown;
         }
-        let tokens = &self.scratch.tokens;
-        if tokens.len() > 3 {
-            return Word::Many(&self.scratch.tokens);
+        match self.scratch.tokens.as_slice() {
+            &[(id, _)] if word.len() <= 12 && id < 1 << 28 => {
+                let row = &mut self.rows[(hash >> 32) as usize & (ROWS - 1)].0;
+                let word = key & !(0xF << 120) | (word.len() as u128) << 124;
+                row[3] = word | u128::from(id) << TOKEN;
+            }
+            tokens if tokens.len() <= 3 => {
+                let mut slot = Slot { key, n: tokens.len() as u8, ..Slot::default() };
+                for (index, &(id, length)) in tokens.iter().enumerate() {
+                    (slot.ids[index], slot.lengths[index]) = (id, length as u8);
+                }
+                self.slots[home ^ 1] = self.slots[home];
+                self.slots[home] = slot;
+            }
+            _ => self.keep_long(word),
         }
-        let mut slot = Slot { key, n: tokens.len() as u8, ..Slot::default() };
-        for (index, &(id, length)) in tokens.iter().enumerate() {
-            (slot.ids[index], slot.lengths[index]) = (id, length as u8);
-        }
-        self.slots[home ^ 1] = self.slots[home];
-        self.slots[home] = slot;
         Word::Many(&self.scratch.tokens)
     }
 
@@ -131,12 +160,16 @@ impl Words {
             return Word::Unknown;
         }
         if word.len() <= LONGEST {
-            if self.long.len() == LONG {
-                self.long.clear();
-            }
-            self.long.insert(word.into(), self.scratch.tokens.as_slice().into());
+            self.keep_long(word);
         }
         Word::Many(&self.scratch.tokens)
+    }
+
+    fn keep_long(&mut self, word: &[u8]) {
+        if self.long.len() == LONG {
+            self.long.clear();
+        }
+        self.long.insert(word.into(), self.scratch.tokens.as_slice().into());
     }
 }
 
@@ -152,30 +185,4 @@ fn key(text: &[u8], start: usize, length: usize) -> u128 {
         }
     };
     bytes | (length as u128) << 120
-}
-
-/// Two words as one: the halves of their product.
-#[inline(always)]
-fn fold(left: u64, right: u64) -> u64 {
-    let product =
-        u128::from(left ^ 0x9E37_79B9_7F4A_7C15) * u128::from(right ^ 0xD1B5_4A32_D192_ED03);
-    (product >> 64) as u64 ^ product as u64
-}
-
-/// [`fold`] over eight bytes at a time.
-#[derive(Debug, Default)]
-struct Fold(u64);
-
-impl Hasher for Fold {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = fold(self.0, u64::from_le_bytes(word));
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
