@@ -37,7 +37,7 @@ fn measure(args: &[String]) -> Result<(), Failed> {
     let knobs = EncodeKnobs { max_len: Some(seq_len), ..EncodeKnobs::default() };
     let encoder = Arc::new(Encoder::new(tokenizer, template, knobs));
 
-    let began = Instant::now();
+    let (began, cpu_before) = (Instant::now(), cpu_seconds());
     let dataset = Arc::new(Dataset::open(&[file], &RowKnobs::default())?);
     let threads = (threads > 0).then_some(threads as usize);
     let stream_knobs = StreamKnobs { threads, ..StreamKnobs::new(seq_len, 1) };
@@ -46,7 +46,7 @@ fn measure(args: &[String]) -> Result<(), Failed> {
     while stream.next()?.is_some() {
         packs += 1;
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let (seconds, cpu_seconds) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu_before);
 
     let ledger = stream.ledger();
     let examples = dataset.examples(&encoder, 0..dataset.len());
@@ -56,6 +56,7 @@ fn measure(args: &[String]) -> Result<(), Failed> {
         "{}",
         serde_json::json!({
             "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
             "bytes": std::fs::metadata(file)?.len(),
             "rows": ledger.trained + ledger.truncated,
             "tokens": ledger.tokens,
@@ -65,6 +66,14 @@ fn measure(args: &[String]) -> Result<(), Failed> {
         })
     );
     Ok(())
+}
+
+/// What all threads have computed so far: on a machine that others use, this is steadier than the time that passes.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // utime and stime, in hundredths of a second
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// 64-bit FNV-1a over `2 · id + trained`.

@@ -64,7 +64,7 @@ fn ours() -> Result<Cmd> {
     Ok(Cmd::new(folder.join("examples/data_path")))
 }
 
-const HEADER: [&str; 6] = ["side", "s", "MB/s", "rows", "tokens", "trained"];
+const HEADER: [&str; 7] = ["side", "s", "CPU s", "MB/s", "rows", "tokens", "trained"];
 
 fn mb_per_s(runs: &Runs) -> Result<f64> {
     Ok(runs.median("bytes")? / 1e6 / runs.median("seconds")?)
@@ -75,6 +75,7 @@ fn rows(runs: &[Runs]) -> Result<Vec<Vec<String>>> {
         let mut row = vec![
             runs.name.to_owned(),
             format!("{:.2}", runs.median("seconds")?),
+            format!("{:.2}", runs.median("cpu_seconds")?),
             format!("{:.1}", mb_per_s(runs)?),
         ];
         for key in ["rows", "tokens", "trained"] {
@@ -113,6 +114,7 @@ fn summary(
         Ok(json!({
             "name": runs.name,
             "seconds": runs.median("seconds")?,
+            "cpu_seconds": runs.median("cpu_seconds")?,
             "mb_per_s": mb_per_s(runs)?,
             "tokens_per_s": runs.median("tokens")? / runs.median("seconds")?,
             "packs": runs.fixed("packs")?,
@@ -143,7 +145,7 @@ mod tests {
 
     fn runs(name: &'static str, seconds: f64, hashes: Value) -> Runs {
         let figures = json!({
-            "seconds": seconds, "bytes": 20_000_000, "rows": 2, "tokens": 9, "trained": 5, "packs": 1,
+            "seconds": seconds, "cpu_seconds": 1.5, "bytes": 20_000_000, "rows": 2, "tokens": 9, "trained": 5, "packs": 1,
             "hashes": hashes,
         });
         Runs { name, figures: vec![figures] }
@@ -155,7 +157,7 @@ mod tests {
             runs("ours", 0.5, json!(["a", "b", "c"])),
             runs("theirs", 10.0, json!(["a", null, "c"])),
         ];
-        assert_eq!(rows(&both).unwrap()[0], ["ours", "0.50", "40.0", "2", "9", "5"]);
+        assert_eq!(rows(&both).unwrap()[0], ["ours", "0.50", "1.50", "40.0", "2", "9", "5"]);
         let same = compare(&both[0], &both[1]).unwrap();
         assert_eq!(same, Ok((2, 1)));
         let summary = summary(&both, &Some(same), 1).unwrap();
