@@ -19,9 +19,11 @@
 //! spells a special token is tokenised as the letters it consists of, in every role, while everything around it becomes
 //! the very tokens that it would become otherwise. Plain text alone ([`Sample::Text`]) is taken as transformers takes it.
 
+mod certificate;
 mod cut;
 mod error;
 
+pub use certificate::{Certificate, CertificateError, Finding};
 pub use cut::Truncate;
 pub use error::EncodeError;
 

@@ -13,7 +13,9 @@ mod template;
 mod tokenizer;
 
 pub use batch::{Batch, Doc, IGNORE};
-pub use encode::{EncodeError, EncodeKnobs, Encoder, TrainOn, Truncate};
+pub use encode::{
+    Certificate, CertificateError, EncodeError, EncodeKnobs, Encoder, Finding, TrainOn, Truncate,
+};
 pub use example::Example;
 pub use message::{Conversation, Message, Sample};
 pub use source::{BatchSource, Cursor, SourceError};
