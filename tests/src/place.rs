@@ -188,6 +188,7 @@ impl Place {
             .current_dir(self.dir.path())
             .env("TUNESMITH_HOME", checkout())
             .env("HF_HOME", self.path("hub"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .env("COLUMNS", "100")
             // Tests run beside each other: threads that spin long while they wait take each other's cores.

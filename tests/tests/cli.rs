@@ -15,25 +15,26 @@ fn help() {
     check(
         "--help",
         expect![[r#"
-        Fine-tune, sample and score language models
+            Fine-tune, sample and score language models
 
-        Usage: tunesmith [OPTIONS] <COMMAND>
+            Usage: tunesmith [OPTIONS] <COMMAND>
 
-        Commands:
-          finetune  Train a model on a data set
-          check     Everything up to the first batch, before any weight is touched: all errors at once
-          data      Look at a data set
-          score     Log-probabilities and perplexity of a file
-          generate  Answer a prompt
-          chat      Talk with a model
-          doctor    What is there, and what to do about what is not
-          help      Print this message or the help of the given subcommand(s)
+            Commands:
+              finetune  Train a model on a data set
+              check     Everything up to the first batch, before any weight is touched: all errors at once
+              data      Look at a data set
+              score     Log-probabilities and perplexity of a file
+              generate  Answer a prompt
+              chat      Talk with a model
+              export    Write a model as one GGUF file
+              doctor    What is there, and what to do about what is not
+              help      Print this message or the help of the given subcommand(s)
 
-        Options:
-          -v, --verbose...  More on stderr: -v for debug, -vv for everything
-          -h, --help        Print help
-          -V, --version     Print version
-    "#]],
+            Options:
+              -v, --verbose...  More on stderr: -v for debug, -vv for everything
+              -h, --help        Print help
+              -V, --version     Print version
+        "#]],
     );
 }
 
@@ -51,7 +52,7 @@ fn help_of_finetune() {
                       A name in configs/datasets, a TOML file, or a data file or folder
 
                   --model <MODEL>
-                      A Hub id, or a model directory
+                      A Hub id, a model directory, or a GGUF file
 
                   --recipe <RECIPE>
                       A name in configs/recipes, or a TOML file
@@ -173,7 +174,7 @@ fn help_of_data_show() {
                       A name in configs/datasets, a TOML file, or a data file or folder
 
                   --model <MODEL>
-                      A Hub id, or a model directory
+                      A Hub id, a model directory, or a GGUF file
 
                   --source <SOURCE>
                       Where models and data sets come from [default: auto]

@@ -46,13 +46,14 @@ const TASKS: [(&str, &str); 6] = [
 ];
 
 /// What the binary does: each is set up, built and run with the same arguments.
-const FORWARDED: [(&str, &str); 7] = [
+const FORWARDED: [(&str, &str); 8] = [
     ("finetune", "train a model on a data set"),
     ("check", "everything up to the first batch, before any weight is touched"),
     ("data", "rows as text and as tokens, with the trained ones marked"),
     ("score", "log-probabilities and perplexity of a text"),
     ("generate", "text from a prompt"),
     ("chat", "talk to a model"),
+    ("export", "a model as one GGUF file"),
     ("help", "the binary's own help"),
 ];
 
@@ -192,6 +193,7 @@ mod tests {
               score                          log-probabilities and perplexity of a text
               generate                       text from a prompt
               chat                           talk to a model
+              export                         a model as one GGUF file
               help                           the binary's own help
 
             --dry-run prints the exact commands instead of running them.
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn an_unknown_task_names_the_nearest() {
         expect![[r#"
-            no task is named `finetun`: expected one of setup, build, test, bench, layering, doctor, finetune, check, data, score, generate, chat, help
+            no task is named `finetun`: expected one of setup, build, test, bench, layering, doctor, finetune, check, data, score, generate, chat, export, help
             help: did you mean `finetune`? `cargo xtask --help` says what each does"#]].assert_eq(&unknown("finetun"));
         assert!(!unknown("xyzzyxyzzy").contains("did you mean"));
     }

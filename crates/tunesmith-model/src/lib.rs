@@ -6,6 +6,7 @@ pub mod config;
 mod embedding;
 mod error;
 pub mod family;
+pub mod gguf;
 mod head;
 #[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
 mod linear;

@@ -46,6 +46,12 @@ impl Rotation {
     }
 }
 
+/// By how much each frequency of a head is divided, (D/2).
+pub(crate) fn factors(theta: f64, head_dim: i64, scaling: &RopeScaling) -> Vec<f32> {
+    let at = |i, scaling: &RopeScaling| inv_freq(theta, 2 * i, head_dim, scaling);
+    (0..head_dim / 2).map(|i| at(i, &RopeScaling::Default) / at(i, scaling)).collect()
+}
+
 /// fp32 arithmetic in the order of transformers, so that the frequencies agree to the last bit.
 fn inv_freq(theta: f64, dim: i64, head_dim: i64, scaling: &RopeScaling) -> f32 {
     let base = 1.0 / (theta as f32).powf(dim as f32 / head_dim as f32);

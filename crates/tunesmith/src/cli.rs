@@ -31,8 +31,40 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk with a model
     Chat(ChatArgs),
+    /// Write a model as one GGUF file
+    Export(ExportArgs),
     /// What is there, and what to do about what is not
     Doctor,
+}
+
+/// What `export` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExportArgs {
+    /// A Hub id, a model or run directory, or a GGUF file
+    #[arg(long)]
+    pub(crate) model: String,
+    /// The file's format
+    #[arg(long, value_enum, default_value = "gguf")]
+    pub(crate) format: ExportFormat,
+    /// How matrices are stored: f32, bf16, f16, q8_0 or q4_0 [default: as in the model]
+    #[arg(long)]
+    pub(crate) dtype: Option<String>,
+    /// The file to write
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Where models come from [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) source: Option<SourceChoice>,
+}
+
+/// Formats that a model can leave in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// The format of llama.cpp
+    Gguf,
 }
 
 /// What `finetune` and `check` take.
@@ -41,7 +73,7 @@ pub(crate) struct FinetuneArgs {
     /// A name in configs/datasets, a TOML file, or a data file or folder
     #[arg(long)]
     pub(crate) dataset: Option<String>,
-    /// A Hub id, or a model directory
+    /// A Hub id, a model directory, or a GGUF file
     #[arg(long)]
     pub(crate) model: Option<String>,
     /// A name in configs/recipes, or a TOML file
@@ -190,7 +222,7 @@ pub(crate) struct InputArgs {
     /// A name in configs/datasets, a TOML file, or a data file or folder
     #[arg(long)]
     pub(crate) dataset: String,
-    /// A Hub id, or a model directory
+    /// A Hub id, a model directory, or a GGUF file
     #[arg(long)]
     pub(crate) model: Option<String>,
     /// Where models and data sets come from [default: auto]

@@ -113,7 +113,7 @@ pub(crate) fn model(
 }
 
 /// The dtype that config.json names; fp32 where it names none that tunesmith computes in.
-fn stored_kind(dir: &Path) -> Kind {
+pub(crate) fn stored_kind(dir: &Path) -> Kind {
     let config = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
     let dtype =

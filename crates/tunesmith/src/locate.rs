@@ -3,6 +3,7 @@
 use crate::{
     cli::SourceChoice,
     exit::{Exit, Failure},
+    gguf,
 };
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -46,11 +47,8 @@ pub(crate) fn model(
     explicit: bool,
 ) -> Result<LocatedModel> {
     let path = Path::new(name);
-    if path.extension().is_some_and(|e| e == "gguf") {
-        let text = format!(
-            "{name}: GGUF is not read yet\nhelp: give a Hugging Face directory with safetensors"
-        );
-        return Err(Failure(Exit::BadConfig, text).into());
+    if path.extension().is_some_and(|e| e == "gguf") && path.is_file() {
+        return Ok(LocatedModel { dir: gguf::directory(path)?, fallback: None });
     }
     let run = path.join("final"); // a run directory stands for the model it made
     if let Some(dir) = [path, run.as_path()].iter().find(|dir| dir.join("config.json").is_file()) {
@@ -63,7 +61,7 @@ pub(crate) fn model(
             "no such directory, and no Hub id"
         };
         let text = format!(
-            "{name}: {what}\nhelp: a model is a directory with config.json, or an id such as owner/name"
+            "{name}: {what}\nhelp: a model is a directory with config.json, a .gguf file, or an id such as owner/name"
         );
         return Err(Failure(Exit::NoInput, text).into());
     }

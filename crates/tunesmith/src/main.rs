@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod gguf;
 mod load;
 mod locate;
 mod prepare;
@@ -62,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Score(args) => commands::score::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Doctor => commands::doctor::run(),
     }
 }

@@ -3,7 +3,7 @@
 use crate::{prepare::Prepared, run_dir::RunDir};
 use anyhow::{Context, Result};
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     ops::Range,
     time::{Duration, SystemTime},
 };
@@ -132,8 +132,15 @@ fn unread(ledger: &Ledger) -> Option<(String, u64)> {
     (ledger.unread > 0).then(|| ("not reached by this run".to_owned(), ledger.unread))
 }
 
+/// A text beside its label: wrapped to the terminal, if there is one, and aligned.
 fn indented(text: &str) -> String {
-    text.trim().replace('\n', "\n           ")
+    const INDENT: &str = "           ";
+    let width = match std::io::stdout().is_terminal() {
+        true => textwrap::termwidth(),
+        false => usize::MAX,
+    };
+    let options = textwrap::Options::new(width).initial_indent(INDENT).subsequent_indent(INDENT);
+    textwrap::fill(text.trim(), options).trim_start().to_owned()
 }
 
 /// An answer that did not stop by itself ends in an ellipsis.

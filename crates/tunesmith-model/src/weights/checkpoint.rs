@@ -1,22 +1,35 @@
-//! The weights of a model directory: one safetensors file, or shards named by an index.
+//! The weights of a model directory: one safetensors file, shards named by an index, or a GGUF file.
 
 use super::TensorFile;
-use crate::ModelError;
+use crate::{Config, ModelError, gguf::GgufWeights};
 use serde_json::Value;
 use std::{
     collections::{BTreeSet, HashMap},
     path::{Component, Path, PathBuf},
 };
+use tch::Tensor;
+
+/// What a directory calls the GGUF file that holds its weights.
+pub(super) const GGUF: &str = "model.gguf";
 
 /// All tensors of a model directory, by name.
 pub(super) struct Checkpoint {
     pub(super) dir: PathBuf,
-    files: Vec<TensorFile>,
-    place: HashMap<String, usize>, // name → index into `files`
+    weights: Weights,
+}
+
+enum Weights {
+    Safetensors { files: Vec<TensorFile>, place: HashMap<String, usize> }, // name → index into `files`
+    Gguf(GgufWeights),
 }
 
 impl Checkpoint {
-    pub(super) fn open(dir: &Path) -> Result<Self, ModelError> {
+    pub(super) fn open(dir: &Path, config: &Config) -> Result<Self, ModelError> {
+        let gguf = dir.join(GGUF);
+        if gguf.exists() {
+            let weights = Weights::Gguf(GgufWeights::open(&gguf, config)?);
+            return Ok(Self { dir: dir.into(), weights });
+        }
         let files = shards(dir)?
             .iter()
             .map(|path| TensorFile::open(path))
@@ -30,15 +43,40 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { dir: dir.into(), files, place })
+        Ok(Self { dir: dir.into(), weights: Weights::Safetensors { files, place } })
     }
 
     pub(super) fn names(&self) -> BTreeSet<&str> {
-        self.place.keys().map(String::as_str).collect()
+        match &self.weights {
+            Weights::Safetensors { place, .. } => place.keys().map(String::as_str).collect(),
+            Weights::Gguf(gguf) => gguf.names().iter().map(String::as_str).collect(),
+        }
     }
 
-    pub(super) fn file_of(&self, name: &str) -> Option<&TensorFile> {
-        self.place.get(name).map(|&i| &self.files[i])
+    pub(super) fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        match &self.weights {
+            Weights::Safetensors { files, place } => files[*place.get(name)?].shape(name),
+            Weights::Gguf(gguf) => gguf.shape(name),
+        }
+    }
+
+    /// The bytes of a tensor as stored, where one name stands for one run of bytes.
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        match &self.weights {
+            Weights::Safetensors { files, place } => files[*place.get(name)?].bytes(name),
+            Weights::Gguf(_) => None,
+        }
+    }
+
+    /// A copy of a tensor, in the dtype of the file.
+    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        match &self.weights {
+            Weights::Safetensors { files, place } => match place.get(name) {
+                Some(&file) => files[file].tensor(name),
+                None => Ok(Tensor::new()),
+            },
+            Weights::Gguf(gguf) => gguf.tensor(name),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One safetensors file, read or written. The only place that maps weights and the only one that parses their header.
+//! One safetensors file, read or written: the only place that parses its header, and the one that maps files of weights.
 
 use crate::ModelError;
 use safetensors::{Dtype, SafeTensors, View, tensor::Metadata};
@@ -24,22 +24,8 @@ impl TensorFile {
     /// # Errors
     /// A missing, truncated or malformed file; a git-LFS pointer in its place.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let file = File::open(path).map_err(ModelError::io(path))?;
-        #[expect(
-            unsafe_code,
-            reason = "a memory map is the only way to read weights without a second copy"
-        )]
-        // SAFETY: the map is read-only and private; a file changed by another process while it is mapped may yield
-        // other numbers or a bus error, as for every program that maps its input.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        let map = map_file(path)?;
         let bad = |reason: String| ModelError::BadWeights { path: path.into(), reason };
-        if map.starts_with(b"version https://git-lfs") {
-            let reason = format!(
-                "a git-LFS pointer of {} bytes, not the weights\nhelp: run `git lfs pull` where the model was cloned",
-                map.len()
-            );
-            return Err(bad(reason));
-        }
         let (header_len, header) =
             SafeTensors::read_metadata(&map).map_err(|e| bad(explain(&map, &e)))?;
         Ok(Self { path: path.into(), data_start: header_len + 8, map, header })
@@ -85,6 +71,26 @@ impl TensorFile {
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
     }
+}
+
+/// Maps a file of weights: the one place that does.
+pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap, ModelError> {
+    let file = File::open(path).map_err(ModelError::io(path))?;
+    #[expect(
+        unsafe_code,
+        reason = "a memory map is the only way to read weights without a second copy"
+    )]
+    // SAFETY: the map is read-only and private; a file changed by another process while it is mapped may yield
+    // other numbers or a bus error, as for every program that maps its input.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(ModelError::io(path))?;
+    if map.starts_with(b"version https://git-lfs") {
+        let reason = format!(
+            "a git-LFS pointer of {} bytes, not the weights\nhelp: run `git lfs pull` where the model was cloned",
+            map.len()
+        );
+        return Err(ModelError::BadWeights { path: path.into(), reason });
+    }
+    Ok(map)
 }
 
 /// What a header error means to the person who has the file.

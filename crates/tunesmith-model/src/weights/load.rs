@@ -65,18 +65,15 @@ impl Transformer {
     /// [`Config::from_dir`] refuses.
     pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, ModelError> {
         let config = Config::from_dir(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = Checkpoint::open(dir, &config)?;
         let names = match_up(&config, &checkpoint)?;
         let mut failure = None;
         let model = Self::build(config, options.device, &mut |spec: Spec| {
             let stored = &names[&spec.name];
-            let tensor = checkpoint
-                .file_of(stored)
-                .map_or_else(|| Ok(Tensor::new()), |file| file.tensor(stored))
-                .unwrap_or_else(|error| {
-                    failure.get_or_insert(error);
-                    Tensor::new()
-                });
+            let tensor = checkpoint.tensor(stored).unwrap_or_else(|error| {
+                failure.get_or_insert(error);
+                Tensor::new()
+            });
             let tensor = tensor.to_kind(options.kind).to_device(options.device);
             supplied(stored.clone(), spec.role, tensor, options)
         });
@@ -126,7 +123,7 @@ fn match_up(
             missing.push(name.clone());
             continue;
         };
-        match checkpoint.file_of(stored).and_then(|file| file.shape(stored)) {
+        match checkpoint.shape(stored) {
             Some(found) if found != *shape => {
                 mismatches.push((stored.to_owned(), shape.clone(), found))
             }
@@ -160,8 +157,8 @@ fn drop_tied_head<'a>(
 ) {
     let (head, embed) =
         (format!("{}.weight", config.names.head), format!("{}.weight", config.names.embed));
-    let bytes = |name: &str| checkpoint.file_of(name).and_then(|file| file.bytes(name));
-    if bytes(&head).is_some() && bytes(&head) == bytes(&embed) {
+    let head_bytes = checkpoint.bytes(&head);
+    if head_bytes.is_some() && head_bytes == checkpoint.bytes(&embed) {
         extra.remove(head.as_str());
     }
 }

@@ -1,9 +1,10 @@
-//! Weights on disk: safetensors files, one or sharded, read by memory map and written whole.
+//! Weights on disk: safetensors files, one or sharded, or a GGUF file; read by memory map and written whole.
 
 mod checkpoint;
 mod file;
 mod load;
 mod save;
 
+pub(crate) use file::map_file;
 pub use file::{TensorFile, write_tensors};
 pub use load::{LoadOptions, Trainable};

@@ -40,6 +40,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
         }
         let mut line = String::new();
         if std::io::stdin().read_line(&mut line)? == 0 {
+            if interactive {
+                writeln!(out)?; // the shell's prompt gets a line of its own
+            }
             return Ok(ExitCode::SUCCESS);
         }
         match line.trim() {
