@@ -2,6 +2,8 @@
 //!
 //! Shapes: N tokens, T tokens of one document, S keys it sees, H query heads, K key/value heads, D head size, C width.
 
+mod node;
+
 use crate::{
     Config, KvCache, Pass,
     linear::{Linear, Shape},

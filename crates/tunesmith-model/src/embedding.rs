@@ -2,6 +2,8 @@
 //!
 //! Shapes: N tokens, V vocabulary, C width.
 
+mod node;
+
 use crate::{Param, Pass, param::Place};
 use std::rc::Rc;
 use tch::Tensor;
@@ -19,7 +21,9 @@ impl Embedding {
 
     /// ids (N), i64 → (N, C).
     pub(crate) fn forward(&self, ids: &Tensor, pass: &Pass) -> Tensor {
-        Tensor::embedding(&self.weight.at(pass).tensor, ids, -1, false, false)
+        self.lookup(ids, pass).unwrap_or_else(|| {
+            Tensor::embedding(&self.weight.at(pass).tensor, ids, -1, false, false)
+        })
     }
 
     /// The table of the base.

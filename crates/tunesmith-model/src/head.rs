@@ -3,6 +3,8 @@
 //!
 //! Shapes: R rows (tokens whose label is trained), C width, V vocabulary.
 
+mod node;
+
 use crate::{Param, Pass, linear::Linear};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
@@ -33,6 +35,11 @@ impl Head {
         Self { linear: Linear::around(name, weight), vocab_size }
     }
 
+    /// Rows whose logits are held at once.
+    fn chunk_rows(&self) -> i64 {
+        (CHUNK_ELEMENTS / self.vocab_size).max(1)
+    }
+
     /// `hidden` (R, C) → logits (R, V) in fp32.
     pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Tensor {
         self.linear.forward(hidden, pass).to_kind(Kind::Float)
@@ -40,7 +47,10 @@ impl Head {
 
     /// Log-probabilities of `labels` (R), i64, given `hidden` (R, C).
     pub fn score(&self, hidden: &Tensor, labels: &Tensor, pass: &Pass) -> TokenScores {
-        let rows = (CHUNK_ELEMENTS / self.vocab_size).max(1);
+        if let Some(scores) = self.score_fused(hidden, labels, pass) {
+            return scores;
+        }
+        let rows = self.chunk_rows();
         let chunks: Vec<(Tensor, Tensor)> = hidden
             .split(rows, 0)
             .iter()

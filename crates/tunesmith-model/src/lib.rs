@@ -14,6 +14,7 @@ mod linear;
 mod lora;
 mod main_grad;
 mod mlp;
+mod node;
 mod norm;
 mod param;
 mod pass;

@@ -128,7 +128,7 @@ impl Leaf {
     pub(crate) fn accumulate_product(&self, a: &Tensor, b: &Tensor) {
         let Some(grad) = &self.grad else { return };
         match (a.kind(), b.kind()) {
-            (Kind::Float, Kind::Float) => grad.accumulate_with(|sum| _ = sum.addmm_(&a.tr(), b)),
+            (Kind::Float, Kind::Float) => grad.accumulate_product(&a.tr(), b),
             _ => grad.accumulate(&a.tr().matmul(b)),
         }
     }

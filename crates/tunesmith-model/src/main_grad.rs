@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// A handle on a parameter's gradient. Clones share it, and a backward closure on another thread may own one.
+///
+/// Its memory goes from step to step: whoever [takes](Self::take) the sum [gives it back](Self::give_back).
 #[derive(Debug, Clone)]
 pub struct MainGrad(Arc<Slot>);
 
@@ -11,48 +13,93 @@ pub struct MainGrad(Arc<Slot>);
 struct Slot {
     shape: Vec<i64>,
     device: Device,
-    sum: Mutex<Option<Tensor>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sum: Option<Tensor>,
+    /// Memory of an earlier step; its values mean nothing.
+    spare: Option<Tensor>,
 }
 
 impl MainGrad {
     /// No gradient yet, for a weight of this shape and place.
     pub(crate) fn of(weight: &Tensor) -> Self {
         let (shape, device) = (weight.size(), weight.device());
-        Self(Arc::new(Slot { shape, device, sum: Mutex::new(None) }))
+        Self(Arc::new(Slot { shape, device, state: Mutex::default() }))
     }
 
     /// Adds `grad`, of any dtype. Its storage is not kept: autograd may share it with another gradient.
     pub fn accumulate(&self, grad: &Tensor) {
-        let _no_grad = tch::no_grad_guard();
-        match &mut *self.lock() {
-            Some(sum) => _ = sum.g_add_(&grad.to_kind(Kind::Float)),
-            none => *none = Some(grad.detach().to_dtype(Kind::Float, false, true)), // a copy in any case
-        }
+        self.write(|to, first| match first {
+            true => to.copy_(grad),
+            false => _ = to.g_add_(grad), // widened on the way
+        });
     }
 
-    /// Lets `add` change the sum in place (zeros, if nothing has arrived): `addmm_` needs no tensor of its own then.
+    /// Adds `a` · `b`, both fp32: the product is written where the gradient lies.
+    pub fn accumulate_product(&self, a: &Tensor, b: &Tensor) {
+        self.write(|to, first| match first {
+            true => _ = a.mm_out(to, b),
+            false => _ = to.addmm_(a, b),
+        });
+    }
+
+    /// Lets `add` change the sum in place (zeros, if nothing has arrived).
     ///
     /// `add` must not touch the same gradient through another handle.
     pub fn accumulate_with(&self, add: impl FnOnce(&mut Tensor)) {
-        let _no_grad = tch::no_grad_guard();
-        let Slot { shape, device, .. } = &*self.0;
-        add(self.lock().get_or_insert_with(|| Tensor::zeros(shape, (Kind::Float, *device))));
+        self.write(|to, first| {
+            if first {
+                let _ = to.zero_();
+            }
+            add(to);
+        });
     }
 
     /// Takes the sum and leaves nothing; `None` where no gradient arrived.
     pub fn take(&self) -> Option<Tensor> {
-        self.lock().take()
+        self.lock().sum.take()
+    }
+
+    /// Returns what [`take`](Self::take) gave, as memory for the next step; its values are lost.
+    pub fn give_back(&self, sum: Tensor) {
+        self.lock().spare = Some(sum);
+    }
+
+    /// Calls `write` with the sum and whether it is the first of its step: then its values mean nothing.
+    fn write(&self, write: impl FnOnce(&mut Tensor, bool)) {
+        let _no_grad = tch::no_grad_guard();
+        let Slot { shape, device, .. } = &*self.0;
+        let mut state = self.lock();
+        match &mut state.sum {
+            Some(sum) => write(sum, false),
+            None => {
+                let spare = state.spare.take();
+                let mut sum = spare.unwrap_or_else(|| Tensor::empty(shape, (Kind::Float, *device)));
+                write(&mut sum, true);
+                state.sum = Some(sum);
+            }
+        }
     }
 
     /// A panic while it was held ends the backward pass with an error; what the sum then is, nobody reads.
-    fn lock(&self) -> MutexGuard<'_, Option<Tensor>> {
-        self.0.sum.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn values(grad: &MainGrad) -> Vec<f32> {
+        let sum = grad.take().unwrap();
+        let values = Vec::<f32>::try_from(sum.flatten(0, -1)).unwrap();
+        grad.give_back(sum);
+        values
+    }
 
     #[test]
     fn sums_are_fp32_and_share_nothing_with_what_was_added() {
@@ -65,9 +112,23 @@ mod tests {
         let small = Tensor::from_slice(&[1.0f32 / 512.0, 0.0]).to_kind(Kind::BFloat16);
         grad.clone().accumulate(&small);
         grad.accumulate_with(|sum| _ = sum.g_add_scalar_(1.0));
-        let sum = grad.take().unwrap();
-        assert_eq!(Vec::<f32>::try_from(sum).unwrap(), [2.0 + 1.0 / 512.0, 3.0]);
+        assert_eq!(values(&grad), [2.0 + 1.0 / 512.0, 3.0]);
         assert!(grad.take().is_none());
+    }
+
+    #[test]
+    fn memory_of_the_last_step_brings_no_values_along() {
+        let grad = MainGrad::of(&Tensor::zeros([1, 2], (Kind::Float, Device::Cpu)));
+        let (a, b) = (Tensor::from_slice(&[2.0f32]), Tensor::from_slice(&[1.0f32, 3.0]));
+        let (a, b) = (a.view([1, 1]), b.view([1, 2]));
+        for n in 1..=2 {
+            (0..n).for_each(|_| grad.accumulate_product(&a, &b));
+            assert_eq!(values(&grad), [2.0 * n as f32, 6.0 * n as f32]);
+        }
+        grad.accumulate(&b);
+        assert_eq!(values(&grad), [1.0, 3.0]);
+        grad.accumulate_with(|sum| _ = sum.g_add_(&b));
+        assert_eq!(values(&grad), [1.0, 3.0]);
     }
 
     #[test]
@@ -76,6 +137,6 @@ mod tests {
         let one = Tensor::from_slice(&[1.0f32]);
         grad.accumulate(&one.expand([2], false));
         grad.accumulate(&one.expand([2], false));
-        assert_eq!(Vec::<f32>::try_from(grad.take().unwrap()).unwrap(), [2.0, 2.0]);
+        assert_eq!(values(&grad), [2.0, 2.0]);
     }
 }

@@ -1,5 +1,7 @@
 //! The MLP half of a block: gated (SwiGLU, Shazeer 2020) or plain.
 
+mod node;
+
 use crate::{
     Config, Pass,
     config::Activation,

@@ -1,5 +1,9 @@
 //! Normalisation in fp32, whatever the dtype of the stream.
 
+mod op;
+
+pub(crate) use op::NormOp;
+
 use crate::{
     Pass, config,
     param::{Init, Place, Role, Spec, Supply, dense},

@@ -38,6 +38,16 @@ impl Rope {
 }
 
 impl Rotation {
+    /// A handle on the same numbers.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }
+    }
+
+    /// Turns `x` (N, heads, D) in place, by kernel; forward or back.
+    pub(crate) fn rotate_(&self, x: &Tensor, forward: bool) {
+        tunesmith_kernels::rotate_(x, &self.cos, &self.sin, forward);
+    }
+
     /// Turns `x` (N, heads, D).
     pub(crate) fn apply(&self, x: &Tensor) -> Tensor {
         let halves = x.chunk(2, -1);

@@ -47,9 +47,15 @@ impl Block {
         rotation: Option<&Rotation>,
         pass: &mut Pass,
     ) -> Tensor {
-        let normed = self.input_norm.forward(x, pass);
-        let x = x + self.attention.forward(&normed, ragged, rotation, pass);
-        &x + self.mlp.forward(&self.post_norm.forward(&x, pass), pass)
+        // Each half is one node where it has a fused form, and otherwise what is written here.
+        let half = self.attention.half(x, &self.input_norm, ragged, rotation, pass);
+        let x = half.unwrap_or_else(|| {
+            let normed = self.input_norm.forward(x, pass);
+            x + self.attention.forward(&normed, ragged, rotation, pass)
+        });
+        self.mlp
+            .half(&x, &self.post_norm, pass)
+            .unwrap_or_else(|| &x + self.mlp.forward(&self.post_norm.forward(&x, pass), pass))
     }
 }
 

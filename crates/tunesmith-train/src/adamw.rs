@@ -4,6 +4,7 @@ use crate::TrainError;
 use serde::{Deserialize, Serialize};
 use std::{path::Path, rc::Rc};
 use tch::{Kind, Tensor};
+use tunesmith_kernels::{self as kernels, AdamWStep};
 use tunesmith_model::{Param, TensorFile, write_tensors};
 
 /// Knobs of the optimizer.
@@ -42,6 +43,41 @@ struct Slot {
     master: Option<Tensor>, // fp32 copy of a parameter that is not
 }
 
+impl Slot {
+    /// By the kernel where there is one for the place and dtype.
+    fn update(&mut self, grad: &Tensor, step: &AdamWStep) {
+        let weight = self.master.as_ref().unwrap_or(&self.param.tensor);
+        let plain = match self.param.tensor.kind() {
+            Kind::Float | Kind::BFloat16 => !kernels::supports(weight),
+            _ => true,
+        };
+        if plain {
+            return self.update_plain(grad, step);
+        }
+        let rounded = self.master.is_some().then_some(&self.param.tensor);
+        kernels::adamw_(weight, rounded, grad, [&self.exp_avg, &self.exp_avg_sq], step);
+    }
+
+    /// The twin of the kernel.
+    fn update_plain(&mut self, grad: &Tensor, step: &AdamWStep) {
+        let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
+        let Self { param, exp_avg, exp_avg_sq, master } = self;
+        let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
+        let grad = grad * clip;
+        let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
+        let _ = exp_avg_sq.g_mul_scalar_(beta2);
+        *exp_avg_sq += grad.square() * (1.0 - beta2);
+        let denominator = exp_avg_sq.sqrt() / (1.0 - beta2.powi(t)).sqrt() + eps;
+        if weight_decay != 0.0 {
+            let _ = weight.g_mul_scalar_(1.0 - lr * weight_decay);
+        }
+        weight -= (&*exp_avg / denominator) * (lr / (1.0 - beta1.powi(t)));
+        if let Some(master) = master {
+            param.tensor.shallow_clone().copy_(master);
+        }
+    }
+}
+
 /// The gradients of one step, taken from the parameters, in the order of the optimizer's slots.
 pub struct Gradients {
     grads: Vec<Option<Tensor>>,
@@ -66,8 +102,11 @@ impl AdamW {
     pub fn take_gradients(&self) -> Gradients {
         let grads: Vec<Option<Tensor>> =
             self.slots.iter().map(|slot| slot.param.main_grad().take()).collect();
-        let square = |g: &Tensor| g.square().sum(Kind::Double).double_value(&[]);
-        let norm = tch::no_grad(|| grads.iter().flatten().map(square).sum::<f64>()).sqrt();
+        let square = |g: &Tensor| match kernels::supports(g) {
+            true => kernels::square_sum(g),
+            false => tch::no_grad(|| g.square().sum(Kind::Double).double_value(&[])),
+        };
+        let norm = grads.iter().flatten().map(square).sum::<f64>().sqrt();
         Gradients { grads, norm }
     }
 
@@ -80,27 +119,13 @@ impl AdamW {
         } else {
             1.0
         };
-        let bias1 = 1.0 - beta1.powi(self.step as i32);
-        let bias2 = 1.0 - beta2.powi(self.step as i32);
+        let t = self.step as i32;
+        let update = AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t };
         let _no_grad = tch::no_grad_guard();
         for (slot, grad) in self.slots.iter_mut().zip(gradients.grads) {
-            let Some(mut grad) = grad else { continue };
-            if clip < 1.0 {
-                let _ = grad.g_mul_scalar_(clip);
-            }
-            let Slot { param, exp_avg, exp_avg_sq, master } = slot;
-            let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
-            let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
-            let _ = exp_avg_sq.g_mul_scalar_(beta2);
-            *exp_avg_sq += grad.square_() * (1.0 - beta2);
-            let denominator = (exp_avg_sq.sqrt() / bias2.sqrt()) + eps;
-            if weight_decay != 0.0 {
-                let _ = weight.g_mul_scalar_(1.0 - lr * weight_decay);
-            }
-            weight -= (&*exp_avg / denominator) * (lr / bias1);
-            if let Some(master) = master {
-                param.tensor.shallow_clone().copy_(master);
-            }
+            let Some(grad) = grad else { continue };
+            slot.update(&grad, &update);
+            slot.param.main_grad().give_back(grad);
         }
     }
 

@@ -1,0 +1,163 @@
+//! The attention half of a block as one node: x + o(attention(rotate(qkv(norm(x))))), forward and backward by hand.
+//!
+//! Shapes: N tokens, H query heads, K key/value heads, D head size, C width.
+//!
+//! Kept for the backward pass, per token: q, k, v, the attended values, lse; the norm is made again. With
+//! [`Pass::recompute`] nothing is kept but x. The twin is [`Attention::forward`] between a norm and an addition.
+
+use super::Attention;
+use crate::{
+    Pass, Ragged,
+    linear::{LinearOp, Saved},
+    node,
+    norm::{Norm, NormOp},
+    rope::Rotation,
+};
+use tch::Tensor;
+use tunesmith_kernels::{self as kernels, AttentionShape};
+
+struct Half {
+    norm: NormOp,
+    qkv: [LinearOp; 3],
+    qk_norm: Option<[NormOp; 2]>,
+    rotation: Option<Rotation>,
+    o: LinearOp,
+    heads: [i64; 3],
+    head_dim: i64,
+    shape: AttentionShape,
+}
+
+/// What the backward pass reads.
+struct Kept {
+    rstd: Tensor,
+    qkv: [Tensor; 3],
+    /// q and k before their norms, with 1/rms.
+    raw: Option<[(Tensor, Tensor); 2]>,
+    out: Tensor, // (N, H, D)
+    lse: Tensor,
+    saved_qkv: [Saved; 3],
+    saved_o: Saved,
+}
+
+impl Attention {
+    /// x (N, C) → x + attention(norm(x)); `None` where there is no fused form.
+    pub(crate) fn half(
+        &self,
+        x: &Tensor,
+        norm: &Norm,
+        ragged: &Ragged,
+        rotation: Option<&Rotation>,
+        pass: &Pass,
+    ) -> Option<Tensor> {
+        if pass.cache.is_some() || !node::fits(x, pass) {
+            return None;
+        }
+        let half = self.op(norm, ragged, rotation, pass)?;
+        let input = x.detach().contiguous();
+        let (y, kept) = tch::no_grad(|| half.forward(&input));
+        let leaves = half.leaves();
+        let leaves: Vec<Tensor> = leaves.iter().map(|leaf| leaf.shallow_clone()).collect();
+        let kept = (!pass.recompute).then_some(kept);
+        node::attach(c"attention", x, &leaves, &y, move |dy, want_dx| {
+            let kept = kept.unwrap_or_else(|| half.forward(&input).1);
+            half.backward(&input, kept, dy, want_dx)
+        });
+        Some(y)
+    }
+
+    fn op(
+        &self,
+        norm: &Norm,
+        ragged: &Ragged,
+        rotation: Option<&Rotation>,
+        pass: &Pass,
+    ) -> Option<Half> {
+        let [q, k, v] = &self.qkv[..] else { return None };
+        let qk_norm = match &self.qk_norm {
+            Some([q, k]) => Some([q.op(pass)?, k.op(pass)?]),
+            None => None,
+        };
+        Some(Half {
+            norm: norm.op(pass)?,
+            qkv: [q, k, v].map(|linear| linear.op(pass)),
+            qk_norm,
+            rotation: rotation.map(Rotation::shallow_clone),
+            o: self.o.op(pass),
+            heads: self.heads,
+            head_dim: self.head_dim,
+            shape: AttentionShape {
+                queries: ragged.lens.clone(),
+                scale: self.scale,
+                window: self.sliding_window,
+            },
+        })
+    }
+}
+
+impl Half {
+    fn leaves(&self) -> Vec<&Tensor> {
+        let norms = [Some(&self.norm)].into_iter().flatten().chain(self.qk_norm.iter().flatten());
+        let linears = self.qkv.iter().chain([&self.o]);
+        norms.filter_map(NormOp::leaf).chain(linears.flat_map(LinearOp::leaves)).collect()
+    }
+
+    fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
+        let (normed, rstd) = self.norm.forward(x);
+        let mut saved_qkv = [(); 3].map(|()| Saved::default());
+        let mut qkv = [0, 1, 2].map(|i| {
+            let (y, saved) = self.qkv[i].forward(&normed);
+            saved_qkv[i] = saved;
+            y.view([-1, self.heads[i], self.head_dim]) // (N, heads, D)
+        });
+        let raw = self.qk_norm.as_ref().map(|norms| {
+            [0, 1].map(|i| {
+                let (y, rstd) = norms[i].forward(&qkv[i]);
+                (std::mem::replace(&mut qkv[i], y), rstd)
+            })
+        });
+        if let Some(rotation) = &self.rotation {
+            qkv[..2].iter().for_each(|x| rotation.rotate_(x, true));
+        }
+        let [q, k, v] = &qkv;
+        let (out, lse) = kernels::attention(q, k, v, &self.shape);
+        let (mut y, saved_o) = self.o.forward(&self.flat(&out));
+        y += x;
+        (y, Kept { rstd, qkv, raw, out, lse, saved_qkv, saved_o })
+    }
+
+    /// (N, H, D) → (N, H·D)
+    fn flat(&self, heads: &Tensor) -> Tensor {
+        heads.view([heads.size()[0], -1])
+    }
+
+    fn backward(&self, x: &Tensor, kept: Kept, dy: &Tensor, want_dx: bool) -> Option<Tensor> {
+        let Kept { rstd, qkv: [q, k, v], raw, out, lse, saved_qkv, saved_o } = kept;
+        let dout = self.o.backward(saved_o, &self.flat(&out), dy, true)?.view_as(&out);
+        let mut grads = kernels::attention_backward(&dout, &q, &k, &v, &out, &lse, &self.shape);
+        drop((q, k, v, out, lse, dout));
+        if let Some(rotation) = &self.rotation {
+            grads[..2].iter().for_each(|x| rotation.rotate_(x, false));
+        }
+        if let (Some(norms), Some(raw)) = (&self.qk_norm, raw) {
+            for (i, (x, rstd)) in raw.into_iter().enumerate() {
+                let dx = x.zeros_like();
+                norms[i].backward(&grads[i], &x, &rstd, &dx);
+                grads[i] = dx;
+            }
+        }
+        let (normed, _) = self.norm.forward(x);
+        let mut dnormed: Option<Tensor> = None;
+        let wanted = want_dx || self.norm.leaf().is_some();
+        for ((linear, saved), grad) in self.qkv.iter().zip(saved_qkv).zip(&grads) {
+            if let Some(part) = linear.backward(saved, &normed, &self.flat(grad), wanted) {
+                match &mut dnormed {
+                    Some(sum) => *sum += part,
+                    none => *none = Some(part),
+                }
+            }
+        }
+        let dx = dy.copy(); // what flows past this half
+        self.norm.backward(&dnormed?, x, &rstd, &dx);
+        want_dx.then_some(dx)
+    }
+}

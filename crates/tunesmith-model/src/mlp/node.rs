@@ -1,0 +1,92 @@
+//! The MLP half of a block as one node: x + down(silu(gate(norm(x))) · up(norm(x))), forward and backward by hand.
+//!
+//! Shapes: N tokens, C width, I width inside.
+//!
+//! Kept for the backward pass: gate and up; the norm and the product are made again, which costs two passes over memory
+//! and saves as much as is kept. With [`Pass::recompute`] nothing is kept but x. The twin is [`Mlp::forward`].
+
+use super::Mlp;
+use crate::{
+    Pass,
+    config::Activation,
+    linear::{LinearOp, Saved},
+    node,
+    norm::{Norm, NormOp},
+};
+use tch::Tensor;
+use tunesmith_kernels as kernels;
+
+struct Half {
+    norm: NormOp,
+    gate: LinearOp,
+    up: LinearOp,
+    down: LinearOp,
+}
+
+/// What the backward pass reads.
+struct Kept {
+    rstd: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    saved: [Saved; 3], // gate, up, down
+}
+
+impl Mlp {
+    /// x (N, C) → x + mlp(norm(x)); `None` where there is no fused form.
+    pub(crate) fn half(&self, x: &Tensor, norm: &Norm, pass: &Pass) -> Option<Tensor> {
+        if self.activation != Activation::Silu || !node::fits(x, pass) {
+            return None;
+        }
+        let half = Half {
+            norm: norm.op(pass)?,
+            gate: self.gate.as_ref()?.op(pass),
+            up: self.up.op(pass),
+            down: self.down.op(pass),
+        };
+        let input = x.detach().contiguous();
+        let (y, kept) = tch::no_grad(|| half.forward(&input));
+        let leaves: Vec<Tensor> = half.leaves().iter().map(|leaf| leaf.shallow_clone()).collect();
+        let kept = (!pass.recompute).then_some(kept);
+        node::attach(c"mlp", x, &leaves, &y, move |dy, want_dx| {
+            let kept = kept.unwrap_or_else(|| half.forward(&input).1);
+            half.backward(&input, kept, dy, want_dx)
+        });
+        Some(y)
+    }
+}
+
+impl Half {
+    fn leaves(&self) -> Vec<&Tensor> {
+        let linears = [&self.gate, &self.up, &self.down].into_iter().flat_map(LinearOp::leaves);
+        self.norm.leaf().into_iter().chain(linears).collect()
+    }
+
+    fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
+        let (normed, rstd) = self.norm.forward(x);
+        let (gate, saved_gate) = self.gate.forward(&normed); // (N, I)
+        let (up, saved_up) = self.up.forward(&normed);
+        drop(normed);
+        let (mut y, saved_down) = self.down.forward(&kernels::swiglu(&gate, &up));
+        y += x;
+        (y, Kept { rstd, gate, up, saved: [saved_gate, saved_up, saved_down] })
+    }
+
+    fn backward(&self, x: &Tensor, kept: Kept, dy: &Tensor, want_dx: bool) -> Option<Tensor> {
+        let Kept { rstd, gate, up, saved: [saved_gate, saved_up, saved_down] } = kept;
+        let product = kernels::swiglu(&gate, &up);
+        let dproduct = self.down.backward(saved_down, &product, dy, true)?;
+        drop(product);
+        kernels::swiglu_backward_(&dproduct, &gate, &up); // gate and up are now their gradients
+        drop(dproduct);
+        let (normed, _) = self.norm.forward(x);
+        let wanted = want_dx || self.norm.leaf().is_some();
+        let of_gate = self.gate.backward(saved_gate, &normed, &gate, wanted);
+        drop(gate);
+        let of_up = self.up.backward(saved_up, &normed, &up, wanted);
+        let mut dnormed = of_gate?;
+        dnormed += of_up?;
+        let dx = dy.copy(); // what flows past this half
+        self.norm.backward(&dnormed, x, &rstd, &dx);
+        want_dx.then_some(dx)
+    }
+}
