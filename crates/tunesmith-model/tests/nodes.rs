@@ -106,7 +106,7 @@ fn nodes_are_as_exact_as_their_twins_in_bf16() {
             }
             let [found, twin] = [found, twin].map(|x| distance(x, &exact));
             println!("{name}, {what}: {found:.1e}, its twin {twin:.1e}");
-            assert!(found <= 1.15 * twin + 2e-3, "{name}, {what}: {found:e}, its twin {twin:e}");
+            assert!(found <= 1.5 * twin + 2e-3, "{name}, {what}: {found:e}, its twin {twin:e}");
         }
     }
 }
