@@ -33,7 +33,9 @@ fn gradients(
         for (param, grad) in
             model.params().iter().zip(Tensor::run_backward(&[&part], &leaves, false, false))
         {
-            param.main_grad().accumulate(&grad);
+            if grad.defined() {
+                param.main_grad().accumulate(&grad); // a node has put the others there itself
+            }
         }
         loss += part.double_value(&[]);
     }
