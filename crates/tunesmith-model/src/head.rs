@@ -37,7 +37,7 @@ impl Head {
 
     /// Rows whose logits are held at once.
     fn chunk_rows(&self) -> i64 {
-        (CHUNK_ELEMENTS / self.vocab_size).max(1)
+        (CHUNK_ELEMENTS / self.vocab_size / 64).max(1) * 64
     }
 
     /// `hidden` (R, C) → logits (R, V) in fp32.

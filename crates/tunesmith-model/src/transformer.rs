@@ -12,6 +12,7 @@ use crate::{
     mlp::Mlp,
     norm::Norm,
     param::{Init, Param, Role, Spec, Supply, dense},
+    ragged::rounded,
     rope::{Rope, Rotation},
 };
 use std::rc::Rc;
@@ -103,6 +104,10 @@ impl Transformer {
     /// A token outside the vocabulary, or a position that the model does not have.
     pub fn hidden(&self, ragged: &Ragged, pass: &mut Pass) -> Result<Tensor, ModelError> {
         self.check(ragged)?;
+        let (n, whole) = (ragged.tokens.size()[0], rounded(ragged.tokens.size()[0]));
+        if whole > n && pass.cache.is_none() && !pass.plain && self.device() == Device::Cpu {
+            return Ok(self.hidden(&ragged.filled(whole), pass)?.narrow(0, 0, n));
+        }
         let mut x = self.embed.forward(&ragged.tokens, pass); // (N, C)
         if let Some(position) = &self.position {
             x += Tensor::embedding(&position.tensor, &ragged.positions, -1, false, false);

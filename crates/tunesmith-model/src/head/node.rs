@@ -6,7 +6,12 @@
 //! one product more than keeping them, a logits tensor of R · V less, and right for any objective's gradient.
 
 use super::{Head, TokenScores};
-use crate::{Pass, linear::LinearOp, node};
+use crate::{
+    Pass,
+    linear::LinearOp,
+    node,
+    ragged::{rounded, with_zeros},
+};
 use tch::{Device, Kind, Tensor};
 use tunesmith_kernels as kernels;
 
@@ -22,14 +27,16 @@ impl Head {
             return None;
         }
         let linear = self.linear.op(pass);
-        let input = hidden.detach().contiguous();
+        let (n, whole) = (hidden.size()[0], rounded(hidden.size()[0]));
+        let (input, labels) = (with_zeros(&hidden.detach(), whole), with_zeros(labels, whole));
         let rows = self.chunk_rows();
-        let [scores, lse, correct] = tch::no_grad(|| score(&linear, &input, labels, rows));
+        let [scores, lse, correct] = tch::no_grad(|| score(&linear, &input, &labels, rows));
+        let [scores, correct] = [scores, correct].map(|x| x.narrow(0, 0, n).copy());
         let leaves: Vec<Tensor> = linear.leaves().iter().map(|leaf| leaf.shallow_clone()).collect();
-        let labels = labels.shallow_clone();
         node::attach(c"head", hidden, &leaves, &scores, move |grad, want_dx| {
-            let grad = grad.to_kind(Kind::Float);
-            backward(&linear, [&input, &labels, &lse, &grad], rows, want_dx)
+            let grad = with_zeros(&grad.to_kind(Kind::Float), whole);
+            let dx = backward(&linear, [&input, &labels, &lse, &grad], rows, want_dx);
+            dx.map(|dx| dx.narrow(0, 0, n))
         });
         Some(TokenScores { logprobs: scores, correct })
     }
