@@ -98,7 +98,7 @@ fn decode(kind: Kind) {
         compare(
             &format!("{m} × 24 matrices"),
             || weights.iter().for_each(|w| _ = x.linear(w, None::<&Tensor>)),
-            || weights.iter().for_each(|w| _ = kernels::matvec(&x, w, None, false)),
+            || weights.iter().for_each(|w| _ = kernels::matvec(&x, w, None)),
         );
     }
 }

@@ -12,9 +12,11 @@
 
 mod backward;
 mod block;
+mod decode;
 mod forward;
 
 pub use backward::attention_backward;
+pub use decode::attention_cached;
 pub use forward::attention;
 
 /// What attention needs to know besides its tensors.
@@ -76,6 +78,34 @@ mod tests {
             })
             .collect();
         Tensor::cat(&outs, 0).to_kind(q.kind())
+    }
+
+    #[test]
+    fn reading_piecewise_into_a_cache_changes_nothing() {
+        tch::manual_seed(4);
+        for (kind, window) in [(Kind::Float, None), (Kind::Float, Some(9)), (Kind::BFloat16, None)]
+        {
+            let (lens, h, n_kv, d) = ([130i64, 40], 4, 2, 20);
+            let scale = 1.0 / (d as f64).sqrt();
+            let shape = |queries: &[i64]| AttentionShape { queries: queries.into(), scale, window };
+            let [q, k, v] = [h, n_kv, n_kv].map(|heads| randn(&[170, heads, d], kind));
+            let (expected, _) = attention(&q, &k, &v, &shape(&lens));
+            let caches = [(); 2].map(|()| Tensor::zeros([2, n_kv, 130, d], (kind, Device::Cpu)));
+            // A prompt each, a few tokens, one token beside a rest, one rests.
+            let mut held = [0i64; 2];
+            for new in [[100, 7], [4, 20], [1, 13], [25, 0]] {
+                let rows = |x: &Tensor| {
+                    let first = x.narrow(0, held[0], new[0]);
+                    Tensor::cat(&[first, x.narrow(0, 130 + held[1], new[1])], 0)
+                };
+                let [of_q, of_k, of_v] = [&q, &k, &v].map(rows);
+                let caches = [&caches[0], &caches[1]];
+                let out = attention_cached(&of_q, &of_k, &of_v, caches, &held, &shape(&new));
+                assert_close("out", &out, &rows(&expected));
+                held = [held[0] + new[0], held[1] + new[1]];
+            }
+            assert_eq!(held, lens);
+        }
     }
 
     #[test]

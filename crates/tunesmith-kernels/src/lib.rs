@@ -19,12 +19,12 @@ mod swiglu;
 mod twin;
 
 pub use adamw::{AdamWStep, adamw_, square_sum};
-pub use attention::{AttentionShape, attention, attention_backward};
+pub use attention::{AttentionShape, attention, attention_backward, attention_cached};
 pub use context::use_fast_fp32_matmul;
 pub use cross_entropy::{LabelScores, label_scores, label_scores_backward_};
 pub use element::supports;
 pub use error::KernelError;
-pub use matvec::matvec;
+pub use matvec::{matvec, prefers_matvec};
 pub use node::attach_node;
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::rotate_;

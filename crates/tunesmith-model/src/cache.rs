@@ -59,6 +59,12 @@ impl KvCache {
         [write(k_buffer, k), write(v_buffer, v)]
     }
 
+    /// Keys and values of `layer`, (S, K, capacity, D) each.
+    pub(crate) fn layer(&self, layer: usize) -> [&Tensor; 2] {
+        let [k, v] = &self.layers[layer];
+        [k, v]
+    }
+
     /// Counts the tokens of a finished forward pass.
     pub(crate) fn advance(&mut self, new: &[i64]) {
         for (len, new) in self.lens.iter_mut().zip(new) {

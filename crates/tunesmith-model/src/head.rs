@@ -42,6 +42,10 @@ impl Head {
 
     /// `hidden` (R, C) → logits (R, V) in fp32.
     pub fn logits(&self, hidden: &Tensor, pass: &Pass) -> Tensor {
+        // A decoding step: no graph, and few rows.
+        if pass.cache.is_some() && crate::node::fits(hidden, pass) {
+            return self.linear.op(pass).forward(hidden).0.to_kind(Kind::Float);
+        }
         self.linear.forward(hidden, pass).to_kind(Kind::Float)
     }
 

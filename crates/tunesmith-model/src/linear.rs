@@ -13,6 +13,7 @@ use crate::{
 };
 use std::rc::Rc;
 use tch::{Kind, Tensor};
+use tunesmith_kernels::{matvec, prefers_matvec};
 
 /// A projection, stored `[O, I]`, or `[I, O]` where the checkpoint has it so (GPT-2's Conv1D).
 #[derive(Debug)]
@@ -162,6 +163,7 @@ impl LinearOp {
         let _no_grad = tch::no_grad_guard();
         let (w, bias) = (self.matrix(), self.bias.as_ref().map(|bias| &bias.tensor));
         match &self.lora {
+            None if prefers_matvec(x, &w) => (matvec(x, &w, bias), Saved::default()),
             None => (x.linear(&w, bias), Saved::default()),
             Some(lora) => {
                 let (y, saved) = lora.forward(&w, bias, x);

@@ -119,7 +119,7 @@ impl Transformer {
         if let Some(cache) = &mut pass.cache {
             cache.advance(&ragged.lens);
         }
-        Ok(self.norm.forward(&x, pass))
+        Ok(self.norm.forward_fused(&x, pass).unwrap_or_else(|| self.norm.forward(&x, pass)))
     }
 
     /// The output projection, for rows of [`hidden`](Self::hidden).

@@ -15,35 +15,40 @@ use tch::{Device, Kind, Tensor};
 
 /// `q` (N, H, D), `k` and `v` (N, K, D) → (N, H, D), and the log of each softmax's denominator (H, N), fp32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> (Tensor, Tensor) {
-    let layout = Layout::packed(k, &shape.docs());
-    forward(q, k, v, shape, &layout)
-}
-
-pub(super) fn forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    shape: &AttentionShape,
-    layout: &Layout,
-) -> (Tensor, Tensor) {
+    let docs = shape.docs();
+    let layout = Layout::packed(k, &docs);
     let (n, h) = (q.size()[0], q.size()[1]);
     let (out, lse) = (q.empty_like(), Tensor::empty([h, n], (Kind::Float, Device::Cpu)));
+    blocks(q, [k, v], &out, Some(&lse), shape, &docs, &layout);
+    (out, lse)
+}
+
+/// Attends with the queries of `docs` (first row and count), whose keys lie as `layout` says.
+pub(super) fn blocks(
+    q: &Tensor,
+    [k, v]: [&Tensor; 2],
+    out: &Tensor,
+    lse: Option<&Tensor>,
+    shape: &AttentionShape,
+    docs: &[(usize, usize)],
+    layout: &Layout,
+) {
     let keys = Padded::new(k, layout, false, true);
     let values = Padded::new(v, layout, true, false);
-    by_kind!(q.kind(), E => attend::<E>(q, &keys, &values, [&out, &lse], shape, layout));
-    (out, lse)
+    by_kind!(q.kind(), E => attend::<E>(q, [&keys, &values], out, lse, shape, docs, layout));
 }
 
 fn attend<E: Element>(
     q: &Tensor,
-    keys: &Padded,
-    values: &Padded,
-    [out, lse]: [&Tensor; 2],
+    [keys, values]: [&Padded; 2],
+    out: &Tensor,
+    lse: Option<&Tensor>,
     shape: &AttentionShape,
+    docs: &[(usize, usize)],
     layout: &Layout,
 ) {
     let [n, h, d] = [0, 1, 2].map(|i| q.size()[i] as usize);
-    let (docs, group) = (shape.docs(), h / layout.n_head);
+    let group = h / layout.n_head;
     let mut tasks: Vec<(usize, usize, usize)> = docs
         .iter()
         .enumerate()
@@ -54,7 +59,7 @@ fn attend<E: Element>(
     // Late queries see many keys: the long tasks first, so that no thread is left with one at the end.
     tasks.sort_by_key(|&(_, _, at)| std::cmp::Reverse(at));
     let [q, out] = [q, out].map(|x| Shared(memory::<E>(x)));
-    let lse = Shared(memory::<f32>(lse));
+    let lse = lse.map(|lse| Shared(memory::<f32>(lse)));
     let width = d.next_multiple_of(LANES);
     let sizes = [QUERIES * width, QUERIES * KEYS, QUERIES * width, QUERIES, QUERIES];
     for_each(tasks.len(), |task| {
@@ -70,7 +75,7 @@ fn attend<E: Element>(
                     keys: keys.tiles(head / group, doc),
                     values: values.rows(head / group, doc),
                     out: rows(out),
-                    lse: lse.get().add(head * n + start + at),
+                    lse: lse.map(|lse| lse.get().add(head * n + start + at)),
                     n_queries: QUERIES.min(t - at),
                     first: layout.docs[doc].n - t + at,
                     d,
@@ -89,7 +94,7 @@ struct Block<E> {
     keys: *const f32,
     values: *const f32,
     out: Rows<E>,
-    lse: *mut f32,
+    lse: Option<*mut f32>,
     n_queries: usize,
     /// Position of the first query among the keys.
     first: usize,
@@ -158,7 +163,9 @@ impl<E: Element> Kernel for Block<E> {
             }
             for row in 0..n_queries {
                 let sum = *sum.add(row);
-                *lse.add(row) = *max.add(row) + sum.ln();
+                if let Some(lse) = lse {
+                    *lse.add(row) = *max.add(row) + sum.ln();
+                }
                 unpack::<S, E>(acc.add(row * width), [1, d], 1.0 / sum, out.skip(row));
             }
         }

@@ -7,7 +7,7 @@
 
 use super::Attention;
 use crate::{
-    Pass, Ragged,
+    KvCache, Pass, Ragged,
     linear::{LinearOp, Saved},
     node,
     norm::{Norm, NormOp},
@@ -27,13 +27,19 @@ struct Half {
     shape: AttentionShape,
 }
 
+struct Projected {
+    qkv: [Tensor; 3],
+    /// q and k before their norms, with 1/rms.
+    raw: Option<[(Tensor, Tensor); 2]>,
+    saved_qkv: [Saved; 3],
+}
+
 /// What the backward pass reads.
 struct Kept {
     rstd: Tensor,
     qkv: [Tensor; 3],
-    /// q and k before their norms, with 1/rms.
-    raw: Option<[(Tensor, Tensor); 2]>,
-    out: Tensor, // (N, H, D)
+    raw: Option<[(Tensor, Tensor); 2]>, // as in `Projected`
+    out: Tensor,                        // (N, H, D)
     lse: Tensor,
     saved_qkv: [Saved; 3],
     saved_o: Saved,
@@ -49,10 +55,13 @@ impl Attention {
         rotation: Option<&Rotation>,
         pass: &Pass,
     ) -> Option<Tensor> {
-        if pass.cache.is_some() || !node::fits(x, pass) {
+        if !node::fits(x, pass) {
             return None;
         }
         let half = self.op(norm, ragged, rotation, pass)?;
+        if let Some(cache) = &pass.cache {
+            return Some(tch::no_grad(|| half.continued(&x.contiguous(), cache, self.layer)));
+        }
         let input = x.detach().contiguous();
         let (y, kept) = tch::no_grad(|| half.forward(&input));
         let leaves = half.leaves();
@@ -101,11 +110,11 @@ impl Half {
         norms.filter_map(NormOp::leaf).chain(linears.flat_map(LinearOp::leaves)).collect()
     }
 
-    fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
-        let (normed, rstd) = self.norm.forward(x);
+    /// q (N, H, D), k and v (N, K, D), normalised and rotated.
+    fn project(&self, normed: &Tensor) -> Projected {
         let mut saved_qkv = [(); 3].map(|()| Saved::default());
         let mut qkv = [0, 1, 2].map(|i| {
-            let (y, saved) = self.qkv[i].forward(&normed);
+            let (y, saved) = self.qkv[i].forward(normed);
             saved_qkv[i] = saved;
             y.view([-1, self.heads[i], self.head_dim]) // (N, heads, D)
         });
@@ -118,11 +127,29 @@ impl Half {
         if let Some(rotation) = &self.rotation {
             qkv[..2].iter().for_each(|x| rotation.rotate_(x, true));
         }
+        Projected { qkv, raw, saved_qkv }
+    }
+
+    fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
+        let (normed, rstd) = self.norm.forward(x);
+        let Projected { qkv, raw, saved_qkv } = self.project(&normed);
         let [q, k, v] = &qkv;
         let (out, lse) = kernels::attention(q, k, v, &self.shape);
         let (mut y, saved_o) = self.o.forward(&self.flat(&out));
         y += x;
         (y, Kept { rstd, qkv, raw, out, lse, saved_qkv, saved_o })
+    }
+
+    /// The forward pass of sequences that continue what `cache` holds.
+    fn continued(&self, x: &Tensor, cache: &KvCache, layer: usize) -> Tensor {
+        let (normed, _) = self.norm.forward(x);
+        let Projected { qkv: [q, k, v], .. } = self.project(&normed);
+        let caches = cache.layer(layer);
+        let lens = cache.lens();
+        let out = kernels::attention_cached(&q, &k, &v, caches, lens, &self.shape);
+        let (mut y, _) = self.o.forward(&self.flat(&out));
+        y += x;
+        y
     }
 
     /// (N, H, D) → (N, H·D)

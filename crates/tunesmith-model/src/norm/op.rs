@@ -1,7 +1,7 @@
 //! A norm of one pass, for coarse nodes: `Send`, without autograd.
 
 use super::Norm;
-use crate::{Pass, config, linear::Leaf};
+use crate::{Pass, config, linear::Leaf, node};
 use tch::Tensor;
 use tunesmith_kernels as kernels;
 
@@ -21,6 +21,25 @@ impl Norm {
             }
             config::Norm::Layer { .. } => None,
         }
+    }
+}
+
+impl Norm {
+    /// As [`Norm::forward`], by one node; `None` where there is no fused form.
+    pub(crate) fn forward_fused(&self, x: &Tensor, pass: &Pass) -> Option<Tensor> {
+        if !node::fits(x, pass) {
+            return None;
+        }
+        let op = self.op(pass)?;
+        let input = x.detach().contiguous();
+        let (y, rstd) = tch::no_grad(|| op.forward(&input));
+        let leaves: Vec<Tensor> = op.leaf().iter().map(|leaf| leaf.shallow_clone()).collect();
+        node::attach(c"norm", x, &leaves, &y, move |dy, want_dx| {
+            let dx = input.zeros_like();
+            op.backward(dy, &input, &rstd, &dx);
+            want_dx.then_some(dx)
+        });
+        Some(y)
     }
 }
 

@@ -1,0 +1,184 @@
+//! Attention over a cache: what is read is appended, a few new queries meet all keys where they lie.
+//!
+//! Shapes: S sequences, N new tokens of all of them, H query heads, K key/value heads, D head size.
+//!
+//! A sequence with more than [`FEW`] new tokens (a prompt) goes the way of the forward pass, blocks and all. One with
+//! few is limited by reading the cache: its keys and values pass through once per query, unpacked.
+
+use super::{
+    AttentionShape,
+    block::{Keys, Layout, Rows, seen, with_scratch},
+    forward::blocks,
+};
+use crate::{
+    element::{Element, by_kind, memory},
+    parallel::{Shared, for_each},
+    simd::{self, Kernel, LANES, Simd},
+};
+use tch::Tensor;
+
+/// New tokens of a sequence up to which keys are not worth packing.
+const FEW: usize = 4;
+
+/// Appends `k` and `v` (N, K, D) to the caches (S, K, capacity, D), which hold `lens` tokens of each sequence, and
+/// attends with `q` (N, H, D) → (N, H, D). `shape.queries` says how many new tokens each sequence has, 0 included.
+///
+/// # Panics
+/// A sequence that outgrows the capacity.
+pub fn attention_cached(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    caches: [&Tensor; 2],
+    lens: &[i64],
+    shape: &AttentionShape,
+) -> Tensor {
+    let out = q.empty_like();
+    let [n_head, capacity, d] = [1, 2, 3].map(|i| caches[0].size()[i] as usize);
+    let (mut few, mut many) = (Vec::new(), Vec::new());
+    for (seq, (&(start, t), &len)) in shape.docs().iter().zip(lens).enumerate() {
+        let n = len as usize + t;
+        assert!(n <= capacity, "sequence {seq} has {n} tokens, its cache holds {capacity}");
+        let keys = Keys { offset: seq * n_head * capacity * d, n };
+        if t > 0 {
+            if t > FEW { &mut many } else { &mut few }.push(((start, t), keys));
+        }
+    }
+    let all: Vec<_> = few.iter().chain(&many).copied().collect();
+    let layout = |docs: &[((usize, usize), Keys)]| Layout {
+        docs: docs.iter().map(|doc| doc.1).collect(),
+        n_head,
+        d,
+        row: d,
+        head: capacity * d,
+    };
+    by_kind!(q.kind(), E => {
+        append::<E>([k, v], caches, &all, &layout(&all));
+        attend::<E>(q, caches, &out, &few, &layout(&few), shape);
+    });
+    if !many.is_empty() {
+        let docs: Vec<(usize, usize)> = many.iter().map(|doc| doc.0).collect();
+        blocks(q, caches, &out, None, shape, &docs, &layout(&many));
+    }
+    out
+}
+
+/// Copies the new rows behind those that each sequence has.
+fn append<E: Element>(
+    new: [&Tensor; 2],
+    caches: [&Tensor; 2],
+    docs: &[((usize, usize), Keys)],
+    layout: &Layout,
+) {
+    let Layout { n_head, d, head: stride, .. } = *layout;
+    for (new, cache) in new.into_iter().zip(caches) {
+        let (new, cache) = (memory::<E>(new), memory::<E>(cache));
+        for &((start, t), keys) in docs {
+            for head in 0..n_head {
+                for i in 0..t {
+                    let from = ((start + i) * n_head + head) * d;
+                    let to = keys.offset + head * stride + (keys.n - t + i) * d;
+                    // SAFETY: row start + i of new rows, row n − t + i < capacity of this sequence and head.
+                    unsafe { std::ptr::copy_nonoverlapping(new.add(from), cache.add(to), d) };
+                }
+            }
+        }
+    }
+}
+
+fn attend<E: Element>(
+    q: &Tensor,
+    [k, v]: [&Tensor; 2],
+    out: &Tensor,
+    docs: &[((usize, usize), Keys)],
+    layout: &Layout,
+    shape: &AttentionShape,
+) {
+    let [h, d] = [1, 2].map(|i| q.size()[i] as usize);
+    let group = h / layout.n_head;
+    let [q, k, v, out] = [q, k, v, out].map(|x| Shared(memory::<E>(x)));
+    let width = d.next_multiple_of(LANES);
+    for_each(docs.len() * layout.n_head, |task| {
+        let ((start, t), keys) = docs[task / layout.n_head];
+        let head = task % layout.n_head;
+        with_scratch([keys.n + LANES, width, width], |scratch| {
+            for (i, of_group) in (0..t).flat_map(|i| (0..group).map(move |g| (i, g))) {
+                let (low, high) = seen(keys.n - t + i, shape.reach());
+                let query = ((start + i) * h + head * group + of_group) * d;
+                let first = keys.offset + head * layout.head + low * d;
+                // SAFETY: a query and its output, and the rows low..high of its sequence and head.
+                unsafe {
+                    simd::run(Query {
+                        q: q.get().add(query),
+                        k: Rows { at: k.get().add(first), row: d },
+                        v: Rows { at: v.get().add(first), row: d },
+                        out: out.get().add(query),
+                        n: high - low,
+                        d,
+                        scale: shape.scale as f32,
+                        scratch,
+                    });
+                }
+            }
+        });
+    });
+}
+
+/// One query against `n` keys.
+struct Query<E> {
+    q: *const E,
+    k: Rows<E>,
+    v: Rows<E>,
+    out: *mut E,
+    n: usize,
+    d: usize,
+    scale: f32,
+    scratch: [*mut f32; 3],
+}
+
+impl<E: Element> Kernel for Query<E> {
+    #[inline(always)]
+    unsafe fn body<S: Simd>(self) {
+        let Self { q, k, v, out, n, d, scale, scratch: [scores, query, acc] } = self;
+        // SAFETY: the caller's rows; scratch has room for n and for d rounded up.
+        unsafe {
+            for i in (0..d).step_by(LANES) {
+                let x = E::load_some::<S>(q.add(i), d - i);
+                S::store(query.add(i), S::mul(x, S::splat(scale)));
+                S::store(acc.add(i), S::splat(0.0));
+            }
+            let mut max = f32::NEG_INFINITY;
+            for key in 0..n {
+                let row = k.at.add(key * k.row).cast_const();
+                let mut dot = S::splat(0.0);
+                for i in (0..d).step_by(LANES) {
+                    dot = S::fma(E::load_some::<S>(row.add(i), d - i), S::load(query.add(i)), dot);
+                }
+                let score = S::sum(dot);
+                *scores.add(key) = score;
+                max = if score > max { score } else { max };
+            }
+            for i in 0..LANES {
+                *scores.add(n + i) = f32::NEG_INFINITY;
+            }
+            let mut total = S::splat(0.0);
+            for i in (0..n).step_by(LANES) {
+                let p = S::exp(S::sub(S::load(scores.add(i)), S::splat(max)));
+                S::store(scores.add(i), p);
+                total = S::add(total, p);
+            }
+            for key in 0..n {
+                let row = v.at.add(key * v.row).cast_const();
+                let p = S::splat(*scores.add(key));
+                for i in (0..d).step_by(LANES) {
+                    let sum = S::fma(p, E::load_some::<S>(row.add(i), d - i), S::load(acc.add(i)));
+                    S::store(acc.add(i), sum);
+                }
+            }
+            let factor = S::splat(1.0 / S::sum(total));
+            for i in (0..d).step_by(LANES) {
+                E::store_some::<S>(out.add(i), S::mul(S::load(acc.add(i)), factor), d - i);
+            }
+        }
+    }
+}
