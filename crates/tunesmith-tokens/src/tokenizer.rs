@@ -1,10 +1,10 @@
 //! Text to token ids and back, with what a directory says about special tokens.
 //!
-//! Hugging Face's `tokenizers` crate reads every file and defines what is right. Byte-level BPE, which most models have,
-//! is encoded by `bytes` instead: the same ids and spans, an order of magnitude faster.
+//! Hugging Face's `tokenizers` crate reads every file and defines what is right. BPE in its usual forms, which most models
+//! have, is encoded by `bpe` instead: the same ids and spans, an order of magnitude faster.
 
 mod added;
-mod bytes;
+mod bpe;
 #[cfg(test)]
 mod exact;
 mod guard;
@@ -13,7 +13,7 @@ mod stream;
 
 pub use stream::DecodeStream;
 
-use bytes::Later;
+use bpe::Later;
 use guard::Guard;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

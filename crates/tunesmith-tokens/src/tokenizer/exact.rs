@@ -7,8 +7,17 @@ use std::path::{Path, PathBuf};
 const MANY: u64 = 20_000;
 const VERY_MANY: u64 = 1_000_000;
 
+/// Tokenizers of the parts; stories15m has Llama 2's.
+const NAMES: [&str; 5] = [
+    "tokenizers/gpt2",
+    "tokenizers/llama3",
+    "tokenizers/qwen2_5",
+    "smollm2-135m-instruct",
+    "stories15m",
+];
+
 /// Pieces that tokenizers stumble over; each string is a row of them, of pieces of real text, and of random characters.
-const PIECES: [&str; 60] = [
+const PIECES: [&str; 61] = [
     " ",
     "  ",
     "   ",
@@ -60,6 +69,7 @@ const PIECES: [&str; 60] = [
     "<|endoftext|>",
     "<|eot_id|>",
     "</s>",
+    "▁",
     "é",
     "e\u{301}",
     "\u{301}",
@@ -139,8 +149,7 @@ fn folder(name: &str) -> Option<PathBuf> {
 }
 
 fn compare(n_strings: u64) {
-    let parts =
-        ["tokenizers/gpt2", "tokenizers/llama3", "tokenizers/qwen2_5", "smollm2-135m-instruct"];
+    let parts = NAMES;
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tunesmith-tiny");
     let found = parts.iter().filter_map(|part| folder(part));
     let dirs: Vec<PathBuf> =
@@ -166,9 +175,7 @@ fn as_the_library_on_the_vectors() {
         return; // the fetched parts are not here
     };
     let texts = std::fs::read_to_string(vectors).unwrap();
-    for name in
-        ["tokenizers/gpt2", "tokenizers/llama3", "tokenizers/qwen2_5", "smollm2-135m-instruct"]
-    {
+    for name in NAMES {
         let tokenizer = Tokenizer::from_dir(folder(name).unwrap()).unwrap();
         tokenizer.own.make().unwrap();
         let n_own = texts

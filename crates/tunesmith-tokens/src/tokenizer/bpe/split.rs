@@ -27,6 +27,11 @@ pub(super) enum Split {
     Llama3,
     /// [`QWEN2`].
     Qwen2,
+    /// Spaces and what follows up to the next space; with `lines`, every line break is a word.
+    Spaces {
+        /// Whether line breaks are words.
+        lines: bool,
+    },
 }
 
 impl Split {
@@ -59,6 +64,7 @@ impl Split {
             Self::Gpt2Digits => walk(text, word, |at| gpt2::<true>(classes, text, at)),
             Self::Llama3 => walk(text, word, |at| llama3::<3>(classes, text, at)),
             Self::Qwen2 => walk(text, word, |at| llama3::<1>(classes, text, at)),
+            Self::Spaces { lines } => walk(text, word, |at| spaces(text, at, lines)),
         }
     }
 }
@@ -200,6 +206,18 @@ fn llama3<const N: usize>(classes: &Classes, text: &[u8], at: usize) -> usize {
         None if end == text.len() || last == at => end,
         None => last,
     }
+}
+
+/// No token of SentencePiece has a space behind other characters, so words can be told by their spaces alone.
+#[inline(always)]
+fn spaces(text: &[u8], at: usize, lines: bool) -> usize {
+    if lines && text[at] == b'\n' {
+        return at + 1;
+    }
+    let is = |at: &usize, stop: u8| text[*at] == stop;
+    let solid = (at..text.len()).find(|at| !is(at, b' ')).unwrap_or(text.len());
+    let ends = |at: &usize| is(at, b' ') || (lines && is(at, b'\n'));
+    (solid..text.len()).find(ends).unwrap_or(text.len())
 }
 
 #[cfg(test)]

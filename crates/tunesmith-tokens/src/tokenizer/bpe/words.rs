@@ -37,6 +37,8 @@ pub(super) struct Words {
     slots: Box<[Slot]>,
     long: LongWords,
     scratch: Scratch,
+    /// Room for a piece of text with a space in front.
+    pub(super) spaced: String,
 }
 
 /// Words of one token: each the word's bytes (96 bits), its token (28 bits) and its length (4 bits); 0 where free.
@@ -80,7 +82,8 @@ impl Words {
     fn new() -> Self {
         let rows = vec![Row::default(); ROWS].into_boxed_slice();
         let slots = vec![Slot::default(); SLOTS].into_boxed_slice();
-        Self { rows, slots, long: LongWords::default(), scratch: Scratch::default() }
+        let (long, scratch, spaced) = Default::default();
+        Self { rows, slots, long, scratch, spaced }
     }
 
     /// The tokens of `text[start..end]`.

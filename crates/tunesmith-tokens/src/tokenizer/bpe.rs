@@ -1,4 +1,5 @@
-//! Byte-level BPE tokenizers (GPT-2, Llama 3, Qwen, SmolLM2), encoded here instead of by the `tokenizers` crate.
+//! BPE tokenizers, byte-level ones (GPT-2, Llama 3, Qwen, SmolLM2) and those of SentencePiece (Llama 2), encoded here
+//! instead of by the `tokenizers` crate.
 //!
 //! # Why
 //! The crate encodes 5 MB/s per core: a regex engine finds the words, and every word becomes objects with text and
@@ -10,6 +11,8 @@
 //! ```text
 //! text ─ added tokens ─► pieces ─ split ─► words ─ words, merge ─► ids with the bytes of each
 //! ```
+//!
+//! SentencePiece writes `▁` for a space and puts one in front of each piece; its words are pieces of text between spaces.
 
 mod classes;
 mod file;
@@ -30,12 +33,12 @@ use words::Word;
 /// Text that the crate encodes before it is worth reading the file a second time, which costs as much as encoding this.
 const WORTH: usize = 1 << 18;
 
-/// A [`ByteBpe`] that is made when much text has been seen.
+/// A [`Bpe`] that is made when much text has been seen.
 #[derive(Debug)]
 pub(super) struct Later {
     json: Mutex<Vec<u8>>,
     n_seen: AtomicUsize,
-    own: OnceLock<Option<ByteBpe>>,
+    own: OnceLock<Option<Bpe>>,
 }
 
 impl Later {
@@ -45,7 +48,7 @@ impl Later {
     }
 
     /// What encodes this text here; none where that is for the crate.
-    pub(super) fn get(&self, text: &str) -> Option<&ByteBpe> {
+    pub(super) fn get(&self, text: &str) -> Option<&Bpe> {
         if let Some(own) = self.own.get() {
             return own.as_ref();
         }
@@ -53,34 +56,44 @@ impl Later {
         if n_seen < WORTH { None } else { self.make() }
     }
 
-    pub(super) fn make(&self) -> Option<&ByteBpe> {
+    pub(super) fn make(&self) -> Option<&Bpe> {
         let read = || {
             let json =
                 std::mem::take(&mut *self.json.lock().unwrap_or_else(PoisonError::into_inner));
-            ByteBpe::from_json(&json)
+            Bpe::from_json(&json)
         };
         self.own.get_or_init(read).as_ref()
     }
 }
 
-/// A tokenizer that works on the bytes of words.
+/// A tokenizer that merges the bytes or characters of words.
 #[derive(Debug)]
-pub(super) struct ByteBpe {
+pub(super) struct Bpe {
     /// Names it in the caches of threads.
     id: u64,
     added: Added,
     split: Split,
     merges: Merges,
-    /// Whether a text is put into NFC first.
-    nfc: bool,
+    normal: Normal,
 }
 
-impl ByteBpe {
-    /// Reads a `tokenizer.json`; `None` where it is anything else than a byte-level BPE of a known form.
+/// What is done to a piece of text before it is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Normal {
+    /// Nothing.
+    No,
+    /// Unicode's NFC.
+    Nfc,
+    /// A space is put in front.
+    Space,
+}
+
+impl Bpe {
+    /// Reads a `tokenizer.json`; `None` where it is anything else than a BPE of a known form.
     fn from_json(json: &[u8]) -> Option<Self> {
         static IDS: AtomicU64 = AtomicU64::new(0);
-        let file::Parts { added, split, merges, nfc } = file::read(json)?;
-        Some(Self { id: IDS.fetch_add(1, Ordering::Relaxed), added, split, merges, nfc })
+        let file::Parts { added, split, merges, normal } = file::read(json)?;
+        Some(Self { id: IDS.fetch_add(1, Ordering::Relaxed), added, split, merges, normal })
     }
 
     /// Calls `token` with the id and the byte range of each token of `text`. False where this text is for the crate;
@@ -107,10 +120,22 @@ impl ByteBpe {
         range: Range<usize>,
         token: &mut impl FnMut(u32, usize, usize),
     ) -> bool {
-        let (base, piece) = (range.start, &text[range]);
-        if self.nfc && !Classes::get().is_nfc(piece) {
-            return false;
+        match self.normal {
+            Normal::Nfc if !Classes::get().is_nfc(&text[range.clone()]) => false,
+            Normal::No | Normal::Nfc => self.words(words, text, range, token),
+            Normal::Space => self.after_space(words, text, range, token),
         }
+    }
+
+    /// The words of a part of `text`.
+    fn words(
+        &self,
+        words: &mut words::Words,
+        text: &str,
+        range: Range<usize>,
+        token: &mut impl FnMut(u32, usize, usize),
+    ) -> bool {
+        let (base, piece) = (range.start, &text[range]);
         let text = text.as_bytes();
         let mut known = true;
         self.split.each(piece, |start, end| {
@@ -128,6 +153,32 @@ impl ByteBpe {
                 Word::Unknown => known = false,
             }
         });
+        known
+    }
+
+    /// The same with a space in front of the part, which belongs to its first character.
+    fn after_space(
+        &self,
+        words: &mut words::Words,
+        text: &str,
+        range: Range<usize>,
+        token: &mut impl FnMut(u32, usize, usize),
+    ) -> bool {
+        let piece = &text[range.clone()];
+        let Some(first) = piece.chars().next() else { return true };
+        if piece.contains(merge::SPACE) {
+            return false; // it could not be told from a space
+        }
+        let mut spaced = std::mem::take(&mut words.spaced);
+        spaced.clear();
+        spaced.push(' ');
+        spaced.push_str(piece);
+        let known = self.words(words, &spaced, 0..spaced.len(), &mut |id, start, end| {
+            let start = range.start + start.saturating_sub(1);
+            let end = if end == 1 { first.len_utf8() } else { end - 1 };
+            token(id, start, range.start + end);
+        });
+        words.spaced = spaced;
         known
     }
 }

@@ -1,12 +1,13 @@
-//! What a `tokenizer.json` says, if it is a byte-level BPE to the letter.
+//! What a `tokenizer.json` says, if it is a BPE of a known form to the letter.
 
+use super::Normal;
 use super::fold::Folded;
-use super::merge::Merges;
+use super::merge::{Merges, Symbols};
 use super::split::Split;
 use crate::tokenizer::added::Added;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -15,24 +16,41 @@ pub(super) struct Parts {
     pub(super) added: Added,
     pub(super) split: Split,
     pub(super) merges: Merges,
-    pub(super) nfc: bool,
+    pub(super) normal: Normal,
 }
 
 /// Reads the parts; `None` where anything is not known exactly.
 pub(super) fn read(json: &[u8]) -> Option<Parts> {
     let file: File<'_> = serde_json::from_slice(json).ok()?;
-    let nfc = match file.normalizer {
-        None => false,
-        Some(normalizer) if normalizer == serde_json::json!({"type": "NFC"}) => true,
+    let spaces = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]});
+    let normal = match file.normalizer {
+        None => Normal::No,
+        Some(normalizer) if normalizer == json!({"type": "NFC"}) => Normal::Nfc,
+        Some(normalizer) if normalizer == spaces => Normal::Space,
         Some(_) => return None,
     };
     let model = file.model;
+    let symbols = match normal {
+        Normal::Space if model.byte_fallback && file.pre_tokenizer.is_none() => {
+            Symbols::characters(&model.vocab.0, &model.merges)?
+        }
+        Normal::No | Normal::Nfc if model.unk_token.is_none() && !model.byte_fallback => {
+            Symbols::bytes(&model.vocab.0)
+        }
+        _ => return None,
+    };
+    let split = match (normal, file.pre_tokenizer) {
+        (Normal::Space, _) => Split::Spaces { lines: symbols.breaks_lines() },
+        (_, pre_tokenizer) => Split::of(&pre_tokenizer?)?,
+    };
     let is_plain = model.kind.is_none_or(|kind| kind.0 == "BPE")
         && model.dropout.is_none_or(|dropout| dropout == 0.0)
-        && model.unk_token.is_none()
         && model.continuing_subword_prefix.is_none_or(|prefix| prefix.0.is_empty())
         && model.end_of_word_suffix.is_none_or(|suffix| suffix.0.is_empty())
-        && !model.byte_fallback;
+        && !(model.ignore_merges && normal == Normal::Space);
     let added_is_plain = file
         .added_tokens
         .iter()
@@ -43,9 +61,9 @@ pub(super) fn read(json: &[u8]) -> Option<Parts> {
     let added = file.added_tokens.into_iter().map(|token| (token.content.0.into_owned(), token.id));
     Some(Parts {
         added: Added::new(added),
-        split: Split::of(&file.pre_tokenizer?)?,
-        merges: Merges::new(&model.vocab.0, &model.merges, model.ignore_merges)?,
-        nfc,
+        split,
+        merges: Merges::new(&model.vocab.0, &model.merges, symbols, model.ignore_merges)?,
+        normal,
     })
 }
 
@@ -84,7 +102,7 @@ struct Bpe<'a> {
     continuing_subword_prefix: Option<Text<'a>>,
     #[serde(borrow)]
     end_of_word_suffix: Option<Text<'a>>,
-    #[expect(dead_code, reason = "without an unknown token there is none to fuse")]
+    #[expect(dead_code, reason = "no character is unknown: each is its bytes at worst")]
     #[serde(default)]
     fuse_unk: bool,
     #[serde(default)]

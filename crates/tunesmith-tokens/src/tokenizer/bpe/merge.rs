@@ -12,19 +12,30 @@ use std::collections::{BinaryHeap, HashMap};
 /// No token, or no merge.
 const NONE: u32 = u32::MAX;
 
-/// Words up to this many bytes are merged by looking for the lowest rank again and again, longer ones with a heap.
+/// Words of up to this many symbols are merged by looking for the lowest rank again and again, longer ones with a heap.
 const SHORT: usize = 48;
+
+/// How SentencePiece writes a space.
+pub(super) const SPACE: char = '▁';
 
 /// The vocabulary as merging needs it.
 #[derive(Debug)]
 pub(super) struct Merges {
-    /// The token of each byte, or [`NONE`].
-    bytes: [u32; 256],
+    symbols: Symbols,
     /// Open addressing with a power of two of slots, at most two thirds of them full.
     pairs: Vec<Pair>,
     shift: u32,
     /// Whole words that are tokens whatever their merges say; only where the file asks for it.
     whole: Option<Folded<Box<[u8]>, u32>>,
+}
+
+/// What a word consists of before anything is merged.
+#[derive(Debug)]
+pub(super) struct Symbols {
+    /// The token of each byte, or [`NONE`].
+    bytes: [u32; 256],
+    /// The tokens of characters; those without one are written as bytes. Without the map, all are.
+    characters: Option<Folded<char, u32>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +71,7 @@ impl Merges {
     pub(super) fn new(
         vocab: &Folded<Cow<'_, str>, u32>,
         merges: &[Merge<'_>],
+        symbols: Symbols,
         ignore_merges: bool,
     ) -> Option<Self> {
         let mut ids: Vec<u32> = vocab.values().copied().collect();
@@ -67,16 +79,10 @@ impl Merges {
         if ids.windows(2).any(|pair| pair[0] == pair[1]) || ids.last() == Some(&NONE) {
             return None; // two spellings of one id could not be told apart
         }
-        let alphabet = alphabet();
-        let mut bytes = [NONE; 256];
-        for (byte, c) in alphabet.iter().enumerate() {
-            let mut buffer = [0; 4];
-            bytes[byte] = vocab.get(&*c.encode_utf8(&mut buffer)).copied().unwrap_or(NONE);
-        }
         let slots = (merges.len() + merges.len() / 2).next_power_of_two().max(2);
         let empty = Pair { left: NONE, right: NONE, rank: NONE, id: NONE };
         let mut table =
-            Self { bytes, pairs: vec![empty; slots], shift: 64 - slots.ilog2(), whole: None };
+            Self { symbols, pairs: vec![empty; slots], shift: 64 - slots.ilog2(), whole: None };
         let mut joined = String::new();
         for (rank, Merge(left, right)) in merges.iter().enumerate() {
             joined.clear();
@@ -87,7 +93,7 @@ impl Merges {
             table.pairs[slot] = Pair { left, right, rank: rank as u32, id: *vocab.get(&*joined)? };
         }
         if ignore_merges {
-            let byte_of: HashMap<char, u8> = alphabet.iter().copied().zip(0..=255).collect();
+            let byte_of: HashMap<char, u8> = alphabet().into_iter().zip(0..=255).collect();
             let spelled = |token: &str| -> Option<Box<[u8]>> {
                 token.chars().map(|c| byte_of.get(&c).copied()).collect()
             };
@@ -100,20 +106,18 @@ impl Merges {
 
     /// Puts the tokens of `word` into `scratch.tokens`; false where a byte has no token.
     pub(super) fn merge(&self, word: &[u8], scratch: &mut Scratch) -> bool {
-        let tokens = &mut scratch.tokens;
-        tokens.clear();
+        scratch.tokens.clear();
         if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word)) {
-            tokens.push((id, word.len() as u32));
+            scratch.tokens.push((id, word.len() as u32));
             return true;
         }
-        tokens.extend(word.iter().map(|&byte| (self.bytes[usize::from(byte)], 1)));
-        if tokens.iter().any(|&(id, _)| id == NONE) {
+        if !self.symbols.write(word, &mut scratch.tokens) {
             return false;
         }
-        if word.len() <= SHORT {
-            self.merge_short(scratch)
+        if scratch.tokens.len() <= SHORT {
+            self.merge_short(scratch);
         } else {
-            self.merge_long(scratch)
+            self.merge_long(scratch);
         }
         true
     }
@@ -204,6 +208,66 @@ impl Merges {
     }
 }
 
+impl Symbols {
+    /// Bytes in GPT-2's spelling.
+    pub(super) fn bytes(vocab: &Folded<Cow<'_, str>, u32>) -> Self {
+        let token = |c: char| vocab.get(c.encode_utf8(&mut [0; 4]) as &str).copied();
+        Self { bytes: alphabet().map(|c| token(c).unwrap_or(NONE)), characters: None }
+    }
+
+    /// Characters, and `<0x00>` to `<0xFF>` for what is none. `None` where a byte has no token, where bytes are merged,
+    /// or where a merge joins a space to what stands before it, so that words could not be merged by themselves.
+    pub(super) fn characters(
+        vocab: &Folded<Cow<'_, str>, u32>,
+        merges: &[Merge<'_>],
+    ) -> Option<Self> {
+        let mut bytes = [NONE; 256];
+        for (byte, id) in bytes.iter_mut().enumerate() {
+            *id = *vocab.get(format!("<0x{byte:02X}>").as_str())?;
+        }
+        let is_byte = |token: &str| vocab.get(token).is_some_and(|id| bytes.contains(id));
+        let crosses = |left: &str, right: &str| {
+            let joined = left.chars().chain(right.chars()).skip_while(|&c| c == SPACE);
+            joined.skip(1).any(|c| c == SPACE)
+        };
+        if merges
+            .iter()
+            .any(|Merge(left, right)| is_byte(left) || is_byte(right) || crosses(left, right))
+        {
+            return None;
+        }
+        let single = |(token, &id): (&Cow<'_, str>, &u32)| {
+            let mut chars = token.chars();
+            let c = chars.next().filter(|_| chars.next().is_none())?;
+            Some((if c == SPACE { ' ' } else { c }, id))
+        };
+        let known = vocab.iter().filter(|(token, _)| &***token != " ");
+        Some(Self { bytes, characters: Some(known.filter_map(single).collect()) })
+    }
+
+    /// Whether a line break is written as a byte, so that nothing is merged across it.
+    pub(super) fn breaks_lines(&self) -> bool {
+        self.characters.as_ref().is_some_and(|characters| !characters.contains_key(&'\n'))
+    }
+
+    /// Puts the symbols of `word` with their lengths into `tokens`; false where a byte has no token.
+    fn write(&self, word: &[u8], tokens: &mut Vec<(u32, u32)>) -> bool {
+        let byte = |&byte: &u8| (self.bytes[usize::from(byte)], 1);
+        let Some(characters) = &self.characters else {
+            tokens.extend(word.iter().map(byte));
+            return tokens.iter().all(|&(id, _)| id != NONE);
+        };
+        let Ok(word) = std::str::from_utf8(word) else { return false };
+        for c in word.chars() {
+            match characters.get(&c) {
+                Some(&id) => tokens.push((id, c.len_utf8() as u32)),
+                None => tokens.extend(c.encode_utf8(&mut [0; 4]).as_bytes().iter().map(byte)),
+            }
+        }
+        true
+    }
+}
+
 /// GPT-2's spelling of bytes: printable ones as themselves, the others as characters from U+0100 on.
 fn alphabet() -> [char; 256] {
     let mut next = '\u{100}'..;
@@ -225,7 +289,8 @@ mod tests {
         let vocab = names.iter().zip(0..).map(|(name, id)| (name.as_str().into(), id)).collect();
         let list: Vec<Merge<'_>> =
             list.iter().map(|&(left, right)| Merge(left.into(), right.into())).collect();
-        (Merges::new(&vocab, &list, ignore_merges).unwrap(), names)
+        let symbols = Symbols::bytes(&vocab);
+        (Merges::new(&vocab, &list, symbols, ignore_merges).unwrap(), names)
     }
 
     fn words(merges: &(Merges, Vec<String>), word: &str) -> String {
@@ -284,7 +349,7 @@ mod tests {
                 .collect();
             let (mut short, mut long) = (Scratch::default(), Scratch::default());
             for scratch in [&mut short, &mut long] {
-                scratch.tokens = word.iter().map(|&b| (merges.bytes[usize::from(b)], 1)).collect();
+                assert!(merges.symbols.write(&word, &mut scratch.tokens));
             }
             merges.merge_short(&mut short);
             merges.merge_long(&mut long);
