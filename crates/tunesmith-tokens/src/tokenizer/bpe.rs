@@ -12,7 +12,7 @@
 //! text ─ added tokens ─► pieces ─ split ─► words ─ words, merge ─► ids with the bytes of each
 //! ```
 //!
-//! SentencePiece writes `▁` for a space and puts one in front of each piece; its words are pieces of text between spaces.
+//! SentencePiece writes `▁` for a space and may put one in front of a piece; its words are what stands between spaces.
 
 mod classes;
 mod file;
@@ -84,8 +84,32 @@ enum Normal {
     No,
     /// Unicode's NFC.
     Nfc,
-    /// A space is put in front.
-    Space,
+    /// Spaces are characters of words, and one may be put in front.
+    Spaces(Lead),
+}
+
+/// Where SentencePiece puts a space in front of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    /// Everywhere.
+    Always,
+    /// Where none is there.
+    Missing,
+    /// The same at the start of the text alone.
+    MissingAtStart,
+    /// Nowhere.
+    Never,
+}
+
+impl Lead {
+    fn applies(self, piece: &str, start: usize) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Missing => !piece.starts_with(' '),
+            Self::MissingAtStart => start == 0 && !piece.starts_with(' '),
+            Self::Never => false,
+        }
+    }
 }
 
 impl Bpe {
@@ -123,7 +147,12 @@ impl Bpe {
         match self.normal {
             Normal::Nfc if !Classes::get().is_nfc(&text[range.clone()]) => false,
             Normal::No | Normal::Nfc => self.words(words, text, range, token),
-            Normal::Space => self.after_space(words, text, range, token),
+            // It could not be told from a space.
+            Normal::Spaces(_) if text[range.clone()].contains(merge::SPACE) => false,
+            Normal::Spaces(lead) if lead.applies(&text[range.clone()], range.start) => {
+                self.after_space(words, text, range, token)
+            }
+            Normal::Spaces(_) => self.words(words, text, range, token),
         }
     }
 
@@ -166,9 +195,6 @@ impl Bpe {
     ) -> bool {
         let piece = &text[range.clone()];
         let Some(first) = piece.chars().next() else { return true };
-        if piece.contains(merge::SPACE) {
-            return false; // it could not be told from a space
-        }
         let mut spaced = std::mem::take(&mut words.spaced);
         spaced.clear();
         spaced.push(' ');

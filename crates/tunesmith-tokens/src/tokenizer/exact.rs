@@ -168,6 +168,40 @@ fn compare(n_strings: u64) {
     }
 }
 
+/// SentencePiece's forms: Llama 2's own tokenizer, with what else files of the kind have for spaces.
+#[test]
+fn as_the_library_however_spaces_are_written() {
+    let Some(file) = folder("stories15m/tokenizer.json") else { return };
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let metaspace = |scheme: &str| serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+    let idle = serde_json::json!({
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false,
+    });
+    let forms = [
+        (serde_json::Value::Null, metaspace("first")),
+        (serde_json::Value::Null, metaspace("always")),
+        (serde_json::Value::Null, metaspace("never")),
+        (json["normalizer"]["normalizers"][1].clone(), idle),
+    ];
+    let corpus: Vec<char> = include_str!("exact.rs").chars().collect();
+    for (normalizer, pre_tokenizer) in forms {
+        let mut json = json.clone();
+        json["normalizer"] = normalizer;
+        json["pre_tokenizer"] = pre_tokenizer;
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+        tokenizer.own.make().unwrap();
+        let mut chance = Chance(9);
+        let strings = (0..500).map(|_| chance.string(&corpus));
+        let name = json["pre_tokenizer"].to_string();
+        let n_own = strings.filter(|text| check(&tokenizer, &name, text)).count();
+        assert!(n_own > 300, "{name}: {n_own} strings were encoded here");
+        for text in ["", " ", "  ", "x", " x", "</s>", "</s> x", "x</s>y </s>\n", "é", "\n", "中 "]
+        {
+            assert!(check(&tokenizer, &name, text));
+        }
+    }
+}
+
 /// The texts of llama.cpp's authors. `tests/encoding.rs` compares the ids with theirs, by way of the library.
 #[test]
 fn as_the_library_on_the_vectors() {

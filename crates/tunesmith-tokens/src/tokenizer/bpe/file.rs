@@ -1,9 +1,9 @@
 //! What a `tokenizer.json` says, if it is a BPE of a known form to the letter.
 
-use super::Normal;
 use super::fold::Folded;
 use super::merge::{Merges, Symbols};
 use super::split::Split;
+use super::{Lead, Normal};
 use crate::tokenizer::added::Added;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -22,35 +22,27 @@ pub(super) struct Parts {
 /// Reads the parts; `None` where anything is not known exactly.
 pub(super) fn read(json: &[u8]) -> Option<Parts> {
     let file: File<'_> = serde_json::from_slice(json).ok()?;
-    let spaces = json!({"type": "Sequence", "normalizers": [
-        {"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-    ]});
-    let normal = match file.normalizer {
-        None => Normal::No,
-        Some(normalizer) if normalizer == json!({"type": "NFC"}) => Normal::Nfc,
-        Some(normalizer) if normalizer == spaces => Normal::Space,
-        Some(_) => return None,
-    };
     let model = file.model;
-    let symbols = match normal {
-        Normal::Space if model.byte_fallback && file.pre_tokenizer.is_none() => {
-            Symbols::characters(&model.vocab.0, &model.merges)?
+    let lead = lead(&file.normalizer, &file.pre_tokenizer);
+    let (normal, split, symbols) = match lead {
+        Some(lead) if model.byte_fallback && !model.ignore_merges => {
+            let symbols = Symbols::characters(&model.vocab.0, &model.merges)?;
+            (Normal::Spaces(lead), Split::Spaces { lines: symbols.breaks_lines() }, symbols)
         }
-        Normal::No | Normal::Nfc if model.unk_token.is_none() && !model.byte_fallback => {
-            Symbols::bytes(&model.vocab.0)
+        None if model.unk_token.is_none() && !model.byte_fallback => {
+            let normal = match file.normalizer {
+                None => Normal::No,
+                Some(normalizer) if normalizer == json!({"type": "NFC"}) => Normal::Nfc,
+                Some(_) => return None,
+            };
+            (normal, Split::of(&file.pre_tokenizer?)?, Symbols::bytes(&model.vocab.0))
         }
         _ => return None,
-    };
-    let split = match (normal, file.pre_tokenizer) {
-        (Normal::Space, _) => Split::Spaces { lines: symbols.breaks_lines() },
-        (_, pre_tokenizer) => Split::of(&pre_tokenizer?)?,
     };
     let is_plain = model.kind.is_none_or(|kind| kind.0 == "BPE")
         && model.dropout.is_none_or(|dropout| dropout == 0.0)
         && model.continuing_subword_prefix.is_none_or(|prefix| prefix.0.is_empty())
-        && model.end_of_word_suffix.is_none_or(|suffix| suffix.0.is_empty())
-        && !(model.ignore_merges && normal == Normal::Space);
+        && model.end_of_word_suffix.is_none_or(|suffix| suffix.0.is_empty());
     let added_is_plain = file
         .added_tokens
         .iter()
@@ -65,6 +57,37 @@ pub(super) fn read(json: &[u8]) -> Option<Parts> {
         merges: Merges::new(&model.vocab.0, &model.merges, symbols, model.ignore_merges)?,
         normal,
     })
+}
+
+/// Where a space is put in front, if spaces are characters of words as with SentencePiece.
+fn lead(normalizer: &Option<Value>, pre_tokenizer: &Option<Value>) -> Option<Lead> {
+    let replaced = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepended = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"}, replaced,
+    ]});
+    // It finds nothing to split at, since no space is left.
+    let idle = json!({
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false,
+    });
+    let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+    match (normalizer, pre_tokenizer) {
+        (Some(normalizer), None) if *normalizer == prepended => Some(Lead::Always),
+        (Some(normalizer), Some(split)) if *normalizer == replaced && *split == idle => {
+            Some(Lead::Never)
+        }
+        (None, Some(split)) => {
+            let schemes = [
+                ("always", Lead::Missing),
+                ("first", Lead::MissingAtStart),
+                ("never", Lead::Never),
+            ];
+            schemes
+                .into_iter()
+                .find(|(scheme, _)| *split == metaspace(scheme))
+                .map(|(_, lead)| lead)
+        }
+        _ => None,
+    }
 }
 
 #[derive(Deserialize)]
