@@ -20,5 +20,6 @@ fn main() {
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
         .file("shim/shim.cpp")
+        .file("shim/flash.cpp")
         .compile("tunesmith_shim");
 }

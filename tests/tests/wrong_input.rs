@@ -275,7 +275,7 @@ fn no_such_model() {
         66,
         expect![[r#"
         error: ./llama33: no such directory, and no Hub id
-        help: a model is a directory with config.json, or an id such as owner/name
+        help: a model is a directory with config.json, a .gguf file, or an id such as owner/name
     "#]],
     );
     place.write("folder/readme.txt", "nothing");
@@ -285,7 +285,7 @@ fn no_such_model() {
         66,
         expect![[r#"
         error: folder: no config.json in this directory
-        help: a model is a directory with config.json, or an id such as owner/name
+        help: a model is a directory with config.json, a .gguf file, or an id such as owner/name
     "#]],
     );
 }

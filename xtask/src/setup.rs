@@ -94,9 +94,30 @@ pub(crate) fn run(cuda: bool, dry_run: bool) -> Result<()> {
 /// It cannot be fetched, does not fit the disk, or cannot be written.
 pub(crate) fn ensure(cuda: bool) -> Result<Libtorch> {
     let libtorch = Libtorch::choose(cuda)?;
-    if let Libtorch::Ours(side, folder) = &libtorch
-        && !libtorch.is_finished()
-    {
+    if let Libtorch::Ours(side, folder) = &libtorch {
+        ensure_side(*side, folder)?;
+    }
+    Ok(libtorch)
+}
+
+/// Fetches the compiler of GPU kernels, NVRTC, if it is not there yet.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_nvrtc() -> Result<()> {
+    ensure_side(Side::Nvrtc, &nvrtc_folder()?)
+}
+
+/// Where that compiler is, or would be.
+///
+/// # Errors
+/// The cache folder cannot be named.
+pub(crate) fn nvrtc_folder() -> Result<PathBuf> {
+    Ok(cache_dir()?.join(format!("libtorch-{TORCH_VERSION}-{}", Side::Nvrtc)))
+}
+
+fn ensure_side(side: Side, folder: &Path) -> Result<()> {
+    if !is_finished(folder) {
         let cache = folder.parent().context("the cache folder has no parent")?;
         fs::create_dir_all(cache).with_context(|| cannot_write(cache))?;
         let lock = File::create(cache.join("setup.lock")).with_context(|| cannot_write(cache))?;
@@ -104,11 +125,11 @@ pub(crate) fn ensure(cuda: bool) -> Result<Libtorch> {
             eprintln!("another setup is at work; waiting for it");
             lock.lock().with_context(|| format!("cannot lock {}/setup.lock", cache.display()))?;
         }
-        if !libtorch.is_finished() {
-            assemble(*side, folder)?;
+        if !is_finished(folder) {
+            assemble(side, folder)?;
         }
     }
-    Ok(libtorch)
+    Ok(())
 }
 
 fn cannot_write(folder: &Path) -> String {

@@ -57,10 +57,18 @@ pub(crate) fn run(quick: bool, keep_going: bool, dry_run: bool) -> Result<()> {
         stages.for_each(|stage| println!("{}", stage.command.display()));
         return Ok(());
     }
+    let mut asked_for_nvrtc = false;
     let (mut counts, mut summary, mut broken) = (Counts::default(), Vec::new(), Vec::new());
     for stage in stages {
         if stage.torch && !libtorch.is_finished() {
             setup::ensure(false)?;
+        }
+        if stage.torch && !asked_for_nvrtc {
+            asked_for_nvrtc = true;
+            // Its test says by itself that it is skipped.
+            if let Err(error) = setup::ensure_nvrtc() {
+                println!("GPU kernels will not be compiled: {error:#}");
+            }
         }
         println!("\n── {}: {}", stage.name, stage.command.display());
         let (began, before) = (Instant::now(), counts);
@@ -127,8 +135,9 @@ fn stages(libtorch: &setup::Libtorch, keep_going: bool) -> Vec<Stage> {
     let on = |command: Cmd| {
         let lib = libtorch.folder().join("lib");
         let path = std::env::var_os("LD_LIBRARY_PATH").filter(|value| !value.is_empty());
+        let nvrtc = setup::nvrtc_folder().map(|folder| folder.join("lib"));
         let paths = std::env::join_paths(
-            std::iter::once(lib).chain(path.iter().flat_map(std::env::split_paths)),
+            [lib].into_iter().chain(nvrtc).chain(path.iter().flat_map(std::env::split_paths)),
         );
         let command = command.env("LIBTORCH", libtorch.folder());
         match paths {

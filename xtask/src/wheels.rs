@@ -18,13 +18,15 @@ const NOT_ON_CPU: [&str; 4] =
     ["libtorch_cuda", "libc10_cuda", "libcaffe2_nvrtc", "libtorch_nvshmem"];
 const ONLY_PYTHON: [&str; 2] = ["libtorch_python", "libtorch_global_deps"];
 
-/// The two libtorches that setup can assemble.
+/// What setup can assemble: one of two libtorches, or the compiler of GPU kernels alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// 0.6 GB to fetch; runs anywhere.
     Cpu,
     /// 2.5 GB to fetch; also runs on NVIDIA GPUs.
     Cuda,
+    /// 0.09 GB to fetch; compiles kernels on machines that have no GPU, which is how they are tested there.
+    Nvrtc,
 }
 
 impl fmt::Display for Side {
@@ -32,6 +34,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Side::Cpu => "cpu",
             Side::Cuda => "cuda",
+            Side::Nvrtc => "nvrtc",
         })
     }
 }
@@ -83,7 +86,12 @@ fn select(pins: &str, side: Side, os: &str, arch: &str) -> Result<Vec<Wheel>> {
         let [of_arch, of_side, sha256, bytes, file] = fields[..] else {
             bail!("wheels.txt: expected `arch side sha256 bytes file`, found `{line}`");
         };
-        if of_arch == arch && (side == Side::Cuda || of_side == "cpu") {
+        let wanted = match side {
+            Side::Cpu => of_side == "cpu",
+            Side::Cuda => true,
+            Side::Nvrtc => file.starts_with("nvidia_cuda_nvrtc-"),
+        };
+        if of_arch == arch && wanted {
             let bytes =
                 bytes.parse().with_context(|| format!("wheels.txt: bad length in `{line}`"))?;
             wheels.push(Wheel { file: file.to_owned(), sha256: sha256.to_owned(), bytes });
@@ -122,7 +130,9 @@ pub(crate) fn destination(wheel: &Wheel, entry: &str, side: Side) -> Option<Stri
             .iter()
             .any(|stem| name.starts_with(stem))
             .then(|| format!("lib/{name}")),
-        (Side::Cuda, ["nvidia", _, "lib", _]) => shared.then(|| format!("lib/{name}")),
+        (Side::Cuda | Side::Nvrtc, ["nvidia", _, "lib", _]) => {
+            shared.then(|| format!("lib/{name}"))
+        }
         (Side::Cuda, ["nvidia", _, "include", ..]) => Some(parts[2..].join("/")),
         _ => None,
     }
@@ -148,6 +158,9 @@ mod tests {
                 ["nvidia-cuda-cupti===13.0.85", "nvidia-cuda-runtime===13.0.96"]
             );
             assert!(cpu.iter().all(|wheel| cuda.contains(wheel)));
+            let nvrtc = pinned(Side::Nvrtc, "linux", arch).unwrap();
+            let names: Vec<String> = nvrtc.iter().map(Wheel::requirement).collect();
+            assert_eq!(names, ["nvidia-cuda-nvrtc===13.0.88"]);
         }
     }
 

@@ -3,6 +3,8 @@
 // Every function catches whatever C++ throws and returns it as a heap string (null: success), which the Rust half
 // frees with tunesmith_free_error. No exception and no panic crosses this border.
 
+#include "guarded.h"
+
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -19,17 +21,6 @@
 #include <vector>
 
 namespace {
-
-template <typename F> char *guarded(F &&body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
-}
 
 // What Rust gives a node: a boxed closure, called at most once, and the function that drops it unused.
 // `backward` receives n_out gradients (null where none arrived) and fills n_in slots with new tensors (null: none);

@@ -7,6 +7,7 @@
 //! A bf16 model keeps w in fp32 beside it and is given its rounded value in the same pass.
 
 use crate::{
+    cuda,
     element::{Element, memory},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
@@ -44,6 +45,9 @@ pub fn adamw_(
     [exp_avg, exp_avg_sq]: [&Tensor; 2],
     step: &AdamWStep,
 ) {
+    if weight.device().is_cuda() {
+        return cuda::adamw_(weight, rounded, grad, [exp_avg, exp_avg_sq], step);
+    }
     let n = weight.numel();
     let [w, g, m, v] = [weight, grad, exp_avg, exp_avg_sq].map(|x| Shared(memory::<f32>(x)));
     let rounded = rounded.map(|x| Shared(memory::<bf16>(x)));
@@ -67,6 +71,9 @@ pub fn adamw_(
 
 /// Σ x² of an fp32 tensor, in chunks whose sums are added in order: the same for any number of threads.
 pub fn square_sum(x: &Tensor) -> f64 {
+    if x.device().is_cuda() {
+        return tch::no_grad(|| x.square().sum(tch::Kind::Double).double_value(&[]));
+    }
     let n = x.numel();
     let mut partial = vec![0.0f64; n.div_ceil(CHUNK)];
     let (x, sums) = (Shared(memory::<f32>(x)), Shared(partial.as_mut_ptr()));

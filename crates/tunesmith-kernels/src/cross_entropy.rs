@@ -7,6 +7,7 @@
 //! ```
 
 use crate::{
+    cuda,
     element::{Element, by_kind, indices, memory},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
@@ -29,6 +30,9 @@ pub struct LabelScores {
 /// # Panics
 /// A label outside the vocabulary.
 pub fn label_scores(logits: &Tensor, labels: &Tensor) -> LabelScores {
+    if logits.device().is_cuda() {
+        return cuda::label_scores(logits, labels);
+    }
     let [n, v] = [0, 1].map(|i| logits.size()[i] as usize);
     let [logprobs, lse] = [Kind::Float; 2].map(|k| Tensor::empty([n as i64], (k, Device::Cpu)));
     let correct = Tensor::empty([n as i64], (Kind::Bool, Device::Cpu));
@@ -53,6 +57,9 @@ pub fn label_scores(logits: &Tensor, labels: &Tensor) -> LabelScores {
 
 /// Replaces `logits` by their gradient, given that of the log-probabilities, `grad` (R) fp32.
 pub fn label_scores_backward_(logits: &Tensor, labels: &Tensor, lse: &Tensor, grad: &Tensor) {
+    if logits.device().is_cuda() {
+        return cuda::label_scores_backward_(logits, labels, lse, grad);
+    }
     let [n, v] = [0, 1].map(|i| logits.size()[i] as usize);
     let labels = checked(labels, n, v);
     let [lse, grad] = [lse, grad].map(|x| Shared(memory::<f32>(x)));

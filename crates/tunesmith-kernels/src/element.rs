@@ -102,9 +102,15 @@ impl Element for bf16 {
     }
 }
 
-/// Whether kernels can take this tensor: on the CPU, fp32 or bf16.
+/// Whether kernels can take this tensor: fp32 or bf16, on the CPU or an NVIDIA GPU.
 pub fn supports(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
+    let here = x.device() == Device::Cpu || x.device().is_cuda();
+    here && matches!(x.kind(), Kind::Float | Kind::BFloat16)
+}
+
+/// Whether [`attention`](crate::attention) can: libtorch's on the GPU has no fp32.
+pub fn attends(x: &Tensor) -> bool {
+    supports(x) && (x.device() == Device::Cpu || x.kind() == Kind::BFloat16)
 }
 
 /// Runs `$body` with `$e` standing for the Rust type of `$kind`; other dtypes are a caller's bug.

@@ -6,4 +6,7 @@ pub enum KernelError {
     /// A C++ exception, caught at the border.
     #[error("libtorch: {0}")]
     Cxx(String),
+    /// The driver, the compiler of kernels, or libtorch's CUDA side.
+    #[error("CUDA: {0}")]
+    Cuda(String),
 }

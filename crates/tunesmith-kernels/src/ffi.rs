@@ -25,6 +25,20 @@ unsafe extern "C" {
         body: unsafe extern "C" fn(data: *mut c_void),
         data: *mut c_void,
     );
+    fn tunesmith_flash_attention(
+        tensors: *const *const CTensor,
+        longest: i64,
+        scale: f64,
+        window: i64,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
+    fn tunesmith_flash_attention_backward(
+        tensors: *const *const CTensor,
+        longest: i64,
+        scale: f64,
+        window: i64,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
     pub(crate) fn tunesmith_attach_node(
         label: *const c_char,
         inputs: *const *const CTensor,
@@ -49,6 +63,62 @@ pub(crate) fn check(error: *mut c_char) -> Result<(), KernelError> {
         message
     };
     Err(KernelError::Cxx(message))
+}
+
+/// A tensor that the shim made; null would have come with an error.
+///
+/// # Safety
+/// `pointer` is a new `at::Tensor` that nobody else owns.
+unsafe fn owned(pointer: *mut CTensor) -> Tensor {
+    // SAFETY: the caller's.
+    unsafe { Tensor::from_ptr(pointer.cast()) }
+}
+
+/// q, k, v → output and softmax statistics; see `shim/flash.cpp`.
+pub(crate) fn flash_attention(
+    qkv: [&Tensor; 3],
+    borders: &Tensor,
+    longest: i64,
+    scale: f64,
+    window: Option<i64>,
+) -> Result<[Tensor; 2], KernelError> {
+    let tensors = pointers(&[qkv[0], qkv[1], qkv[2], borders]);
+    let mut out = [std::ptr::null_mut(); 2];
+    // SAFETY: four live tensors in, two new ones out.
+    unsafe {
+        let window = window.unwrap_or(0);
+        check(tunesmith_flash_attention(
+            tensors.as_ptr(),
+            longest,
+            scale,
+            window,
+            out.as_mut_ptr(),
+        ))?;
+        Ok(out.map(|pointer| owned(pointer)))
+    }
+}
+
+/// dout, q, k, v, out, statistics, borders, two random numbers → the gradients of q, k, v.
+pub(crate) fn flash_attention_backward(
+    tensors: [&Tensor; 8],
+    longest: i64,
+    scale: f64,
+    window: Option<i64>,
+) -> Result<[Tensor; 3], KernelError> {
+    let tensors = pointers(&tensors);
+    let mut out = [std::ptr::null_mut(); 3];
+    // SAFETY: eight live tensors in, three new ones out.
+    unsafe {
+        let window = window.unwrap_or(0);
+        check(tunesmith_flash_attention_backward(
+            tensors.as_ptr(),
+            longest,
+            scale,
+            window,
+            out.as_mut_ptr(),
+        ))?;
+        Ok(out.map(|pointer| owned(pointer)))
+    }
 }
 
 /// The pointers of tensors that outlive the call they are passed to.

@@ -20,7 +20,11 @@ const OUTPUTS: usize = 32;
 /// matrices of 1536 × 576), 4 in bf16 (at 16: 8.6 against 5.4).
 pub fn prefers_matvec(x: &Tensor, weight: &Tensor) -> bool {
     let most = if x.kind() == Kind::Float { 16 } else { 4 };
-    supports(x) && rows(x).0 <= most && weight.kind() == x.kind() && weight.is_contiguous()
+    supports(x)
+        && x.device() == Device::Cpu
+        && rows(x).0 <= most
+        && weight.kind() == x.kind()
+        && weight.is_contiguous()
 }
 
 /// `x` (.., I) · `weight` (O, I)ᵀ + `bias` (O) → (.., O).

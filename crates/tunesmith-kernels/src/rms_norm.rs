@@ -9,6 +9,7 @@
 //! ```
 
 use crate::{
+    cuda,
     element::{Element, by_kind, memory, rows},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
@@ -20,6 +21,9 @@ const ROWS: usize = 32;
 
 /// `x` (.., C) → y of the same shape and dtype, and 1/rms of each row (N), fp32.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> (Tensor, Tensor) {
+    if x.device().is_cuda() {
+        return cuda::rms_norm(x, weight, eps);
+    }
     let (n, c) = rows(x);
     let (y, rstd) = (x.empty_like(), Tensor::empty([n as i64], (Kind::Float, Device::Cpu)));
     by_kind!(x.kind(), E => {
@@ -48,6 +52,9 @@ pub fn rms_norm_backward(
     dx: &Tensor,
     want_weight: bool,
 ) -> Option<Tensor> {
+    if x.device().is_cuda() {
+        return cuda::rms_norm_backward(dy, x, weight, rstd, dx, want_weight);
+    }
     let (n, c) = rows(x);
     let n_tasks = n.div_ceil(ROWS);
     let padded = c.next_multiple_of(LANES);

@@ -8,6 +8,7 @@
 //! The backward pass turns the other way: s becomes −s.
 
 use crate::{
+    cuda,
     element::{Element, by_kind, memory, rows},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
@@ -19,6 +20,9 @@ const TOKENS: usize = 16;
 
 /// Turns `x` (N, heads, D) by `cos` and `sin` (N, .., D), of which the first half of a row counts; `forward` or back.
 pub fn rotate_(x: &Tensor, cos: &Tensor, sin: &Tensor, forward: bool) {
+    if x.device().is_cuda() {
+        return cuda::rotate_(x, cos, sin, forward);
+    }
     let (_, d) = rows(x);
     let n = x.size()[0] as usize;
     let heads = x.numel() / (n * d).max(1);

@@ -5,6 +5,7 @@
 //! ```
 
 use crate::{
+    cuda,
     element::{Element, by_kind, memory},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
@@ -16,6 +17,9 @@ const CHUNK: usize = 8192;
 
 /// silu(`gate`) · `up`, of any shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
+    if gate.device().is_cuda() {
+        return cuda::swiglu(gate, up);
+    }
     let out = gate.empty_like();
     let n = gate.numel();
     by_kind!(gate.kind(), E => {
@@ -36,6 +40,9 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
 
 /// Replaces `gate` and `up` by their gradients, given that of the product.
 pub fn swiglu_backward_(da: &Tensor, gate: &Tensor, up: &Tensor) {
+    if gate.device().is_cuda() {
+        return cuda::swiglu_backward_(da, gate, up);
+    }
     let n = gate.numel();
     by_kind!(gate.kind(), E => {
         let [g, u, a] = [gate, up, da].map(|x| Shared(memory::<E>(x)));

@@ -29,9 +29,26 @@ pub struct Ragged {
     pub positions: Tensor,
     /// Tokens of each document, in order; sums to N.
     pub lens: Vec<i64>,
+    /// The largest token id, known before it went to the device, where a look at it would have to wait.
+    pub(crate) max_token: i64,
+    /// The largest position.
+    pub(crate) max_position: i64,
 }
 
 impl Ragged {
+    /// Documents one after the other: ids and positions of all, (N), and the length of each.
+    pub fn flat(tokens: &[i64], positions: &[i64], lens: Vec<i64>, device: Device) -> Self {
+        let max = |values: &[i64]| values.iter().copied().max().unwrap_or(0);
+        let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        Self {
+            tokens: to_device(tokens),
+            positions: to_device(positions),
+            lens,
+            max_token: max(tokens),
+            max_position: max(positions),
+        }
+    }
+
     /// Documents given by their ids; positions count from 0 in each.
     pub fn new(docs: &[&[u32]], device: Device) -> Self {
         Self::from_positions(docs, &vec![0; docs.len()], device)
@@ -47,6 +64,8 @@ impl Ragged {
             tokens: with_zeros(&self.tokens, n),
             positions: Tensor::cat(&[&self.positions, &positions], 0),
             lens,
+            max_token: self.max_token,
+            max_position: self.max_position.max(more - 1),
         }
     }
 
@@ -59,10 +78,7 @@ impl Ragged {
             .zip(starts)
             .flat_map(|(doc, &start)| start..start + doc.len() as i64)
             .collect();
-        Self {
-            tokens: Tensor::from_slice(&tokens).to_device(device),
-            positions: Tensor::from_slice(&positions).to_device(device),
-            lens: docs.iter().map(|doc| doc.len() as i64).collect(),
-        }
+        let lens = docs.iter().map(|doc| doc.len() as i64).collect();
+        Self::flat(&tokens, &positions, lens, device)
     }
 }

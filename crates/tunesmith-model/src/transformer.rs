@@ -149,24 +149,14 @@ impl Transformer {
 
     /// An index error in a kernel names nothing; this one names the token.
     fn check(&self, ragged: &Ragged) -> Result<(), ModelError> {
-        if ragged.tokens.numel() == 0 {
-            return Ok(());
-        }
+        let Ragged { max_token, max_position, .. } = *ragged;
         let vocab_size = self.config.vocab_size;
-        let (min, max) =
-            (ragged.tokens.min().int64_value(&[]), ragged.tokens.max().int64_value(&[]));
-        if min < 0 || max >= vocab_size {
-            return Err(ModelError::TokenOutOfRange {
-                id: if min < 0 { min } else { max },
-                vocab_size,
-            });
+        if max_token >= vocab_size {
+            return Err(ModelError::TokenOutOfRange { id: max_token, vocab_size });
         }
-        if self.position.is_some() {
-            let position = ragged.positions.max().int64_value(&[]);
-            let max = self.config.max_position_embeddings;
-            if position >= max {
-                return Err(ModelError::PositionOutOfRange { position, max });
-            }
+        let max = self.config.max_position_embeddings;
+        if self.position.is_some() && max_position >= max {
+            return Err(ModelError::PositionOutOfRange { position: max_position, max });
         }
         Ok(())
     }

@@ -46,13 +46,7 @@ impl<'a> Reading<'a> {
 
 /// A batch as the model's input.
 pub fn ragged(batch: &Batch, device: Device) -> Ragged {
-    let wide = |ids: &[u32]| {
-        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Tensor::from_slice(&ids).to_device(device)
-    };
-    Ragged {
-        tokens: wide(&batch.tokens),
-        positions: wide(&batch.positions),
-        lens: batch.doc_ranges().map(|range| range.len() as i64).collect(),
-    }
+    let wide = |ids: &[u32]| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>();
+    let lens = batch.doc_ranges().map(|range| range.len() as i64).collect();
+    Ragged::flat(&wide(&batch.tokens), &wide(&batch.positions), lens, device)
 }

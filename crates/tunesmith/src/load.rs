@@ -69,7 +69,7 @@ pub(crate) fn device(name: DeviceName) -> Result<Device> {
             tunesmith_kernels::use_fast_fp32_matmul()?;
             Ok(Device::Cpu)
         }
-        DeviceName::Cuda if tch::Cuda::is_available() => Ok(Device::Cuda(0)),
+        DeviceName::Cuda if tunesmith_kernels::cuda::load()? => Ok(Device::Cuda(0)),
         DeviceName::Cuda => Err(ConfigError::new(
             "--device cuda",
             "no CUDA device answers",

@@ -7,6 +7,7 @@ use super::{
     block::{KEYS, Layout, Padded, QUERIES, Rows, TILE, pack, seen, unpack, with_scratch},
 };
 use crate::{
+    cuda,
     element::{Element, by_kind, memory},
     gemm::{self, Gemm},
     parallel::{Shared, for_each},
@@ -24,6 +25,9 @@ pub fn attention_backward(
     lse: &Tensor,
     shape: &AttentionShape,
 ) -> [Tensor; 3] {
+    if q.device().is_cuda() {
+        return cuda::attention_backward(dout, [q, k, v], out, lse, shape);
+    }
     let grads = [q, k, v].map(Tensor::empty_like);
     by_kind!(q.kind(), E => backward::<E>(dout, [q, k, v], out, lse, shape, &grads));
     grads

@@ -6,6 +6,7 @@ use super::{
     block::{KEYS, Layout, Padded, QUERIES, Rows, TILE, pack, seen, unpack, with_scratch},
 };
 use crate::{
+    cuda,
     element::{Element, by_kind, memory},
     gemm::{self, Gemm},
     parallel::{Shared, for_each},
@@ -15,6 +16,9 @@ use tch::{Device, Kind, Tensor};
 
 /// `q` (N, H, D), `k` and `v` (N, K, D) → (N, H, D), and the log of each softmax's denominator (H, N), fp32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> (Tensor, Tensor) {
+    if q.device().is_cuda() {
+        return cuda::attention(q, k, v, shape);
+    }
     let docs = shape.docs();
     let layout = Layout::packed(k, &docs);
     let (n, h) = (q.size()[0], q.size()[1]);

@@ -13,7 +13,7 @@ use crate::{
     norm::{Norm, NormOp},
     rope::Rotation,
 };
-use tch::Tensor;
+use tch::{Device, Tensor};
 use tunesmith_kernels::{self as kernels, AttentionShape};
 
 struct Half {
@@ -55,7 +55,9 @@ impl Attention {
         rotation: Option<&Rotation>,
         pass: &Pass,
     ) -> Option<Tensor> {
-        if !node::fits(x, pass) {
+        // On the GPU, decoding goes through the twin.
+        let on_cpu = x.device() == Device::Cpu;
+        if !node::fits(x, pass) || !kernels::attends(x) || (pass.cache.is_some() && !on_cpu) {
             return None;
         }
         let half = self.op(norm, ragged, rotation, pass)?;

@@ -12,7 +12,7 @@ use crate::{
     node,
     ragged::{rounded, with_zeros},
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tunesmith_kernels as kernels;
 
 impl Head {
@@ -60,7 +60,7 @@ fn backward(
     rows: i64,
     want_dx: bool,
 ) -> Option<Tensor> {
-    let dx = want_dx.then(|| Tensor::empty(hidden.size(), (hidden.kind(), Device::Cpu)));
+    let dx = want_dx.then(|| Tensor::empty(hidden.size(), (hidden.kind(), hidden.device())));
     let n = hidden.size()[0];
     for start in (0..n).step_by(rows as usize) {
         let part = |x: &Tensor| x.narrow(0, start, rows.min(n - start));

@@ -64,7 +64,8 @@ impl Line {
 
 fn gpu() -> Line {
     let driver = Path::new("/proc/driver/nvidia/version").exists();
-    match (tch::Cuda::is_available(), driver) {
+    // What keeps the CUDA side from loading is what the last arm is about.
+    match (tunesmith_kernels::cuda::load().unwrap_or(false), driver) {
         (true, _) => Line::good("gpu", format!("{} CUDA devices", tch::Cuda::device_count())),
         (false, false) => Line::good("gpu", "none, the CPU is used".into()),
         (false, true) => Line::bad(
