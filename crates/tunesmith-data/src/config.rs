@@ -9,9 +9,14 @@
 //! eval_sample = "../../data/ultrachat_sample_test.jsonl"  # the same for the evaluation split
 //! sample_prompts = "../../data/prompts.jsonl"  # what to ask before and after training on the sample
 //!
+//! format = "csv"              # parquet, arrow, json, csv or text, where the files do not say it themselves
+//! delimiter = ";"             # of CSV, where the header does not show it
+//! text_rows = "line"          # what is a row of plain text: line (the default), paragraph or document
+//!
 //! [hub]                       # without it the splits are files, folders or patterns on this disk
 //! repo = "HuggingFaceH4/ultrachat_200k"
 //! revision = "main"
+//! subset = "main"             # stands for {subset} in the splits
 //!
 //! [splits]
 //! train_sft = "data/train_sft-*.parquet"
@@ -22,11 +27,17 @@
 //!
 //! [roles]                     # the file's role = the template's role
 //! human = "user"
+//!
+//! [[mix]]                     # instead of [hub] and [splits]: several data sets in one
+//! dataset = "ultrachat"       # another TOML beside this one, or a data file, folder or pattern
+//! split = "train_sft"         # else the data set's own choice
+//! weight = 0.5                # how often an epoch takes each row (1 unless it is said)
 //! ```
 //!
-//! Paths on this disk are relative to the TOML file.
+//! Paths on this disk are relative to the TOML file. A data set of the Hub without `[splits]` is taken to lie as the
+//! Hub lays them out: `data/<split>-*` or `<subset>/<split>-*`, in parquet.
 
-use crate::{DataError, Shape, suggest};
+use crate::{DataError, FileKnobs, Format, Shape, TextRows, suggest};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -62,6 +73,18 @@ pub struct DatasetConfig {
     /// Each split's files: patterns inside the repository, or paths and patterns on this disk.
     #[serde(default)]
     pub splits: BTreeMap<String, Patterns>,
+    /// The format of the files; else they say it themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// What separates the cells of CSV files; else their headers show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
+    /// What is a row of a plain text file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_rows: Option<TextRows>,
+    /// Several data sets in one, instead of files of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mix: Vec<MixEntry>,
     /// The shape's name of a column → the file's name of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
@@ -79,6 +102,27 @@ pub struct HubRepo {
     /// A branch, a tag or a commit.
     #[serde(default = "main_branch")]
     pub revision: String,
+    /// One of several configurations: what stands for `{subset}` in the patterns of the splits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+}
+
+/// One of several data sets in one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixEntry {
+    /// The name of a TOML file beside this one, or a data file, folder or pattern.
+    pub dataset: String,
+    /// The split to train on; else that data set's own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// How often an epoch takes each row.
+    #[serde(default = "once")]
+    pub weight: f64,
+}
+
+fn once() -> f64 {
+    1.0
 }
 
 fn main_branch() -> String {
@@ -117,8 +161,13 @@ const KEYS: &[&str] = &[
     "splits",
     "columns",
     "roles",
+    "format",
+    "delimiter",
+    "text_rows",
+    "mix",
 ];
-const HUB_KEYS: &[&str] = &["repo", "revision"];
+const HUB_KEYS: &[&str] = &["repo", "revision", "subset"];
+const MIX_KEYS: &[&str] = &["dataset", "split", "weight"];
 /// The templates that tunesmith brings itself.
 const TEMPLATES: &[&str] = &["chat", "alpaca"];
 
@@ -136,6 +185,11 @@ impl DatasetConfig {
             .flatten()
         {
             *path = folder.join(&*path);
+        }
+        for entry in &mut config.mix {
+            let beside = folder.join(format!("{}.toml", entry.dataset));
+            let path = if beside.is_file() { beside } else { folder.join(&entry.dataset) };
+            entry.dataset = path.to_string_lossy().into_owned();
         }
         if config.hub.is_none() {
             for patterns in config.splits.values_mut() {
@@ -198,19 +252,73 @@ impl DatasetConfig {
         if let Some(hub) = table.get("hub").and_then(toml::Value::as_table) {
             check_keys(hub, HUB_KEYS, place, "hub.")?;
         }
+        let mix = table.get("mix").and_then(toml::Value::as_array).into_iter().flatten();
+        for entry in mix.filter_map(toml::Value::as_table) {
+            check_keys(entry, MIX_KEYS, place, "mix.")?;
+        }
+        for (key, known) in [("format", &Format::NAMES[..]), ("text_rows", &TextRows::NAMES[..])] {
+            if let Some(value) = table.get(key).and_then(toml::Value::as_str) {
+                one_of(value, known, key, place)?;
+            }
+        }
         if let Some(shape) = table.get("shape").and_then(toml::Value::as_str) {
             one_of(shape, &Shape::ALL.map(Shape::name), "shape", place)?;
         }
         if let Some(template) = table.get("template").and_then(toml::Value::as_str) {
             one_of(template, TEMPLATES, "template", place)?;
         }
-        let config: Self = toml::from_str(text).map_err(broken)?;
+        let mut config: Self = toml::from_str(text).map_err(broken)?;
+        config.lay_out();
         config.check(place)?;
         Ok(config)
     }
 
+    /// Fills in the subset, and the splits of a repository that are not written down.
+    fn lay_out(&mut self) {
+        let Some(hub) = &self.hub else { return };
+        if self.splits.is_empty() {
+            let folder = hub.subset.as_deref().unwrap_or("data");
+            let named = [&self.split, &self.eval_split].into_iter().flatten().cloned();
+            let names: BTreeSet<_> = named.collect();
+            let names = if names.is_empty() { BTreeSet::from(["train".to_owned()]) } else { names };
+            let pattern = |name: String| {
+                let pattern = format!("{folder}/{name}-*.parquet");
+                (name, Patterns::One(pattern))
+            };
+            self.splits = names.into_iter().map(pattern).collect();
+        }
+        if let Some(subset) = &hub.subset {
+            for patterns in self.splits.values_mut() {
+                let fill = |pattern: &String| pattern.replace("{subset}", subset);
+                *patterns = Patterns::Many(patterns.as_slice().iter().map(fill).collect());
+            }
+        }
+    }
+
+    /// How its files are read.
+    pub fn file_knobs(&self) -> FileKnobs {
+        let text_rows = self.text_rows.unwrap_or_default();
+        FileKnobs { format: self.format, delimiter: self.delimiter, text_rows, cache: None }
+    }
+
     /// What keys alone cannot tell: names that must agree with each other.
     fn check(&self, place: &str) -> Result<(), DataError> {
+        let wrong = |problem: &str, help: &str| DataError::Config {
+            place: place.into(),
+            problem: problem.into(),
+            help: Some(help.into()),
+        };
+        if !self.mix.is_empty() && (self.hub.is_some() || !self.splits.is_empty()) {
+            return Err(wrong(
+                "expected either [[mix]] or [hub] and [splits], found both",
+                "give the files a TOML of their own, and name it in [[mix]]",
+            ));
+        }
+        if let Some(entry) = self.mix.iter().find(|e| !(e.weight >= 0.0 && e.weight.is_finite())) {
+            let problem =
+                format!("mix.weight: expected a number of at least 0, found {}", entry.weight);
+            return Err(wrong(&problem, "1 takes each row once per epoch, 0.5 every other row"));
+        }
         let splits: Vec<_> = self.splits.keys().map(String::as_str).collect();
         for (key, split) in [("split", &self.split), ("eval_split", &self.eval_split)] {
             if let Some(split) = split {

@@ -16,10 +16,27 @@ pub enum DataError {
         help: Option<String>,
     },
     /// A pattern or a folder holds no data file.
-    #[error("{}: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`", path.display())]
+    #[error(
+        "{}: no data file here\nhelp: data files end in .parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, also with .gz or .zst behind",
+        path.display()
+    )]
     NoDataFile {
         /// The folder or pattern.
         path: PathBuf,
+    },
+    /// A folder holds files of several formats, and it is not said which are the data.
+    #[error(
+        "{}: expected data files of one format, found {found}\nhelp: name those that are meant: \"{}/**/*.{first}\"",
+        path.display(),
+        path.display()
+    )]
+    MixedFolder {
+        /// The folder.
+        path: PathBuf,
+        /// How many files of each format.
+        found: String,
+        /// One of the endings.
+        first: String,
     },
     /// The operating system refused.
     #[error("{}: {source}", path.display())]
@@ -145,6 +162,7 @@ impl DataError {
             | Self::Setting { .. }
             | Self::Cursor { .. }
             | Self::Encoder { .. } => ErrorKind::BadConfig,
+            Self::MixedFolder { .. } => ErrorKind::BadData,
             Self::BadFile { .. } | Self::NoRows { .. } | Self::NoShape { .. } => ErrorKind::BadData,
             Self::MissingColumn { .. } | Self::Row(_) | Self::NothingTrained { .. } => {
                 ErrorKind::BadData

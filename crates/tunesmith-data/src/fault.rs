@@ -105,6 +105,22 @@ pub enum Fault {
         /// Its label.
         label: i64,
     },
+    /// A row of a CSV file that has not one cell for each column.
+    #[error("expected {expected} cells, one for each column of the header, found {found}")]
+    CellCount {
+        /// Columns of the header.
+        expected: usize,
+        /// Cells of the row.
+        found: usize,
+    },
+    /// The bytes of the row could not be read.
+    #[error("{problem}, at byte {offset} of the file")]
+    Unreadable {
+        /// What the operating system says.
+        problem: String,
+        /// Where in the file.
+        offset: u64,
+    },
     /// Not JSON.
     #[error("{problem}, at byte {offset} of the file")]
     Json {
@@ -170,6 +186,8 @@ impl Fault {
             Self::EmptyMessages => "empty messages",
             Self::UnknownRole { .. } => "unknown role",
             Self::LabelCount { .. } | Self::ForeignLabel { .. } => "labels do not fit",
+            Self::CellCount { .. } => "wrong number of cells",
+            Self::Unreadable { .. } => "unreadable",
             Self::Json { .. } => "malformed JSON",
             Self::Truncated { .. } => "file ends inside the row",
             Self::InvalidUtf8 { .. } => "invalid UTF-8",
@@ -206,6 +224,9 @@ impl Fault {
             }
             Self::TooManyTokens { limit, .. } => {
                 format!("give the encoder a maximal length of {limit} tokens or less")
+            }
+            Self::CellCount { .. } => {
+                "a cell that holds a delimiter, a quote or a line end stands in quotes".into()
             }
             Self::Truncated { .. } => "fetch or write the file again".into(),
             Self::ColumnType { .. } => return None,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod cache_dir;
 mod config;
 mod error;
 mod fault;
@@ -11,6 +12,7 @@ mod check;
 mod dataset;
 mod examples;
 mod fingerprint;
+mod mix;
 
 mod ledger;
 mod order;
@@ -19,16 +21,17 @@ mod rng;
 mod stream;
 mod window;
 
+pub use cache_dir::cache_dir;
 pub use check::CheckReport;
 pub use config::{DatasetConfig, HubRepo, Patterns};
-pub use dataset::{Dataset, RowKnobs};
+pub use dataset::{Dataset, Part, RowKnobs};
 pub use error::{DataError, ErrorKind};
 pub use examples::Examples;
 pub use fault::{Fault, Place, RowError};
 pub use fingerprint::fingerprint;
 pub use ledger::Ledger;
 pub use shape::Shape;
-pub use source::{Row, expand};
+pub use source::{FileKnobs, Format, Row, TextRows, expand};
 pub use stream::{OnBadRow, Packing, Stream, StreamKnobs};
 
 /// The vocabulary of tokens, so that this crate alone takes a file to batches.

@@ -297,22 +297,43 @@ fn files() {
         "rows.jsonl",
         b"\xff\xfe{\0",
         expect![[r#"
-        rows.jsonl: expected parquet, or JSON rows in UTF-8, found UTF-16
+        rows.jsonl: expected parquet, Arrow, JSON rows, CSV or plain text in UTF-8, found UTF-16
         help: convert it: iconv -f UTF-16 -t UTF-8 FILE"#]],
     );
     check_file(
-        "rows.jsonl",
-        b"\x1f\x8b\x08\0",
-        expect![[r#"
-        rows.jsonl: expected parquet, or JSON rows in UTF-8, found gzip
-        help: unpack it first: gunzip FILE"#]],
-    );
-    check_file(
-        "rows.csv",
+        "rows.bin",
         "text\na\n",
         expect![[r#"
-        rows.csv: expected parquet, or JSON rows in UTF-8, found text that starts with `t`
-        help: put each row on a line of its own, e.g. {"text": "…"}"#]],
+        rows.bin: expected parquet, Arrow, JSON rows, CSV or plain text in UTF-8, found text that starts with `t`
+        help: `format = "csv"`, `"text"` or `"json"` in the data set's TOML says what it is"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        b"BZh91AY",
+        expect![[r#"
+        rows.jsonl: expected parquet, Arrow, JSON rows, CSV or plain text in UTF-8, found bzip2
+        help: unpack it first: bunzip2 FILE"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        b"PK\x03\x04",
+        expect![[r#"
+        rows.jsonl: expected parquet, Arrow, JSON rows, CSV or plain text in UTF-8, found a zip archive
+        help: unpack it first: unzip FILE"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:ab\n",
+        expect![[r#"
+            rows.jsonl: expected parquet, Arrow, JSON rows, CSV or plain text in UTF-8, found a Git LFS pointer
+            help: the data itself was never fetched: git lfs pull"#]],
+    );
+    check_file(
+        "rows.jsonl",
+        "\n <!DOCTYPE html>\n<html>",
+        expect![[r#"
+        rows.jsonl: expected parquet, Arrow, JSON rows, CSV or plain text in UTF-8, found a web page
+        help: the download gave a page instead of the file: log in, or take the address of the raw file"#]],
     );
     let parquet = std::fs::read(golden("codec-none.parquet")).unwrap();
     check_file(
@@ -328,6 +349,78 @@ fn files() {
         expect![[r#"
         rows.parquet: expected a parquet file, which ends in its footer and `PAR1`, found 7 bytes
         help: the file was cut off or is no parquet; fetch or write it again"#]],
+    );
+    let arrow = std::fs::read(golden("chats-file.arrow")).unwrap();
+    check_file(
+        "rows.arrow",
+        &arrow[..arrow.len() - 8],
+        expect![[r#"
+        rows.arrow: expected a sound Arrow file or stream, found 3762 bytes that end in no footer
+        help: fetch or write the file again"#]],
+    );
+    check_file(
+        "rows.arrow",
+        b"ARROW1\0\0",
+        expect![[r#"
+        rows.arrow: expected a sound Arrow file or stream, found no schema at the start
+        help: fetch or write the file again"#]],
+    );
+    check_file(
+        "rows.arrow",
+        "text",
+        expect![[r#"
+        rows.arrow: expected a sound Arrow file or stream, found a message description of 1954047348 bytes
+        help: fetch or write the file again"#]],
+    );
+    let arrow = std::fs::read(golden("chats-stream.arrow")).unwrap();
+    check_file(
+        "rows.arrow",
+        &arrow[..arrow.len() - 100],
+        expect![[r#"
+        rows.arrow: expected a sound Arrow file or stream, found 3244 bytes that end inside the message at byte 2424
+        help: fetch or write the file again"#]],
+    );
+    check_file(
+        "rows.csv",
+        "text,text\na,b\n",
+        expect![
+            "rows.csv: expected a header that names each column once, and rows, found the column `text` twice"
+        ],
+    );
+    check_file(
+        "rows.csv",
+        "text,id\na,b\nc\n",
+        expect![[r#"
+        rows.csv: row 1 (line 3): expected 2 cells, one for each column of the header, found 1
+        help: a cell that holds a delimiter, a quote or a line end stands in quotes"#]],
+    );
+    check_file(
+        "rows.csv",
+        "text,id\n\"a\nb\",1\n\"c,2\n",
+        expect![[r#"
+        rows.csv: row 1 (line 4): expected 2 cells, one for each column of the header, found 1
+        help: a cell that holds a delimiter, a quote or a line end stands in quotes"#]],
+    );
+    check_file(
+        "rows.csv",
+        b"text,id\na,1\nb\xff,2\n",
+        expect![[r#"
+        rows.csv: row 1 (line 3) /text: expected UTF-8, found the byte 0xff at byte 13 of the file
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+    );
+    check_file(
+        "rows.csv",
+        "name,id\na,1\n",
+        expect![[r#"
+        rows.csv: the columns fit no row shape: found `name`, `id`
+        help: the shapes are tokens (`input_ids`), messages (`messages`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), text (`text`); `[columns]` in the data set's TOML names columns that go by other names"#]],
+    );
+    check_file(
+        "rows.txt",
+        b"a\nb\xfe\n",
+        expect![[r#"
+        rows.txt: row 1 (line 2): expected UTF-8, found the byte 0xfe at byte 3 of the file
+        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
     );
     check_file(
         "rows.parquet",
@@ -372,14 +465,30 @@ fn paths() {
     );
     check(
         "*.parquet",
-        expect![
-            "*.parquet: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`"
-        ],
+        expect![[r#"
+        *.parquet: no data file here
+        help: data files end in .parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, also with .gz or .zst behind"#]],
     );
     check(
         "empty",
-        expect!["empty: no data file here; expected `.parquet`, `.jsonl`, `.ndjson` or `.json`"],
+        expect![[r#"
+        empty: no data file here
+        help: data files end in .parquet, .arrow, .jsonl, .ndjson, .json, .csv, .tsv or .txt, also with .gz or .zst behind"#]],
     );
+}
+
+#[test]
+fn folders_of_several_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.csv", "b.jsonl", "c.jsonl.gz", "notes.txt", "info.json"] {
+        std::fs::write(folder.path().join(name), "{\"text\": \"a\"}").unwrap();
+    }
+    let error = Dataset::open(&[folder.path()], &RowKnobs::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadData);
+    expect![[r#"
+        rows: expected data files of one format, found 1 × .csv, 2 × .jsonl
+        help: name those that are meant: "rows/**/*.csv""#]]
+    .assert_eq(&error.to_string().replace(&folder.path().display().to_string(), "rows"));
 }
 
 #[test]
@@ -424,6 +533,36 @@ fn configs() {
         expect![[r#"
         mine.toml: template: expected one of `chat`, `alpaca`, found `chatml`
         help: did you mean `chat`?"#]],
+    );
+    check(
+        "format = \"jsonl\"",
+        expect![[r#"
+        mine.toml: format: expected one of `parquet`, `arrow`, `json`, `csv`, `text`, found `jsonl`
+        help: did you mean `json`?"#]],
+    );
+    check(
+        "text_rows = \"lines\"",
+        expect![[r#"
+        mine.toml: text_rows: expected one of `line`, `paragraph`, `document`, found `lines`
+        help: did you mean `line`?"#]],
+    );
+    check(
+        "[splits]\ntrain = \"a\"\n[[mix]]\ndataset = \"b\"",
+        expect![[r#"
+        mine.toml: expected either [[mix]] or [hub] and [splits], found both
+        help: give the files a TOML of their own, and name it in [[mix]]"#]],
+    );
+    check(
+        "[[mix]]\ndataset = \"b\"\nwieght = 2",
+        expect![[r#"
+        mine.toml: unknown key `mix.wieght`
+        help: did you mean `mix.weight`?"#]],
+    );
+    check(
+        "[[mix]]\ndataset = \"b\"\nweight = -1.0",
+        expect![[r#"
+        mine.toml: mix.weight: expected a number of at least 0, found -1
+        help: 1 takes each row once per epoch, 0.5 every other row"#]],
     );
     check(
         "split = 3",

@@ -9,6 +9,7 @@ mod prompt_completion;
 mod text;
 mod tokens;
 
+use crate::RowKnobs;
 use crate::error::DataError;
 use crate::fault::{Fault, describe, read_instead};
 use crate::source::{Faulty, Row};
@@ -94,13 +95,10 @@ pub(crate) struct Adapter {
 }
 
 impl Adapter {
-    pub(crate) fn new(
-        shape: Shape,
-        names: &BTreeMap<String, String>,
-        roles: &BTreeMap<String, String>,
-    ) -> Self {
-        let wanted = shape.columns().map(|column| named(names, column).to_owned()).collect();
-        Self { shape, names: names.clone(), roles: roles.clone(), wanted }
+    pub(crate) fn new(shape: Shape, knobs: &RowKnobs) -> Self {
+        let wanted =
+            shape.columns().map(|column| named(&knobs.columns, column).to_owned()).collect();
+        Self { shape, names: knobs.columns.clone(), roles: knobs.roles.clone(), wanted }
     }
 
     /// The sample that a row holds.

@@ -1,14 +1,31 @@
 //! One row of Arrow columns as JSON values, so that every file format meets the row shapes in the same form.
 
-use super::Faulty;
+use super::{Faulty, Row};
 use crate::fault::Fault;
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, ArrayRef, StructArray};
+use arrow::array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow::datatypes::*;
 use serde_json::{Map, Number, Value};
 
+/// The places of the wanted columns (all without a list).
+pub(super) fn wanted(schema: &Schema, wanted: Option<&[String]>) -> Vec<usize> {
+    let is_wanted = |name: &String| wanted.is_none_or(|wanted| wanted.contains(name));
+    let fields = schema.fields().iter().enumerate();
+    fields.filter(|(_, field)| is_wanted(field.name())).map(|(place, _)| place).collect()
+}
+
+/// A row of decoded columns.
+pub(super) fn row(batch: &RecordBatch, row: usize) -> Faulty<Row> {
+    let schema = batch.schema();
+    let cells = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let value = value(column, row).map_err(|fault| below(field.name(), fault))?;
+        Ok((field.name().clone(), value))
+    });
+    cells.collect()
+}
+
 /// The value of `array` at `row`.
-pub(super) fn value(array: &ArrayRef, row: usize) -> Faulty<Value> {
+fn value(array: &ArrayRef, row: usize) -> Faulty<Value> {
     if array.is_null(row) {
         return Ok(Value::Null);
     }

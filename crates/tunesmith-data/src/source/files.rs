@@ -1,15 +1,18 @@
 //! From paths, folders and patterns to the data files they name, in sorted order.
 
+use super::format::{Format, ending};
 use crate::DataError;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The data files that `paths` name: files as they are, folders and glob patterns expanded and sorted by name.
 ///
-/// A folder gives its `.parquet`, `.jsonl` and `.ndjson` files, those of its subfolders too; `.json` files only where it
-/// has none of these, because data sets keep descriptions of themselves in `.json` files. Hidden files are passed over.
+/// A folder gives its `.parquet`, `.arrow`, `.jsonl`, `.ndjson`, `.csv` and `.tsv` files, those of its subfolders too,
+/// also where `.gz` or `.zst` follows; `.json` files only where it has none of these, because data sets keep
+/// descriptions of themselves there; `.txt` files only where it has no other. Hidden files are passed over.
 ///
 /// # Errors
-/// A path, pattern or folder that gives no data file.
+/// A path, pattern or folder that gives no data file, and a folder whose files are of several formats.
 pub fn expand<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for path in paths.iter().map(AsRef::as_ref) {
@@ -55,13 +58,30 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut all = Vec::new();
     walk(path, &mut all)?;
     all.sort();
-    let extension = |file: &PathBuf| {
-        file.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+    // What is looked for first: files of rows, then JSON, then text.
+    let rank = |file: &PathBuf| match (Format::of_name(file)?, ending(file).as_str()) {
+        (Format::Json, "json") => Some((1, "json")),
+        (Format::Json, _) => Some((0, "jsonl")),
+        (Format::Parquet, _) => Some((0, "parquet")),
+        (Format::Arrow, _) => Some((0, "arrow")),
+        (Format::Csv, _) => Some((0, "csv")),
+        (Format::Text, _) => Some((2, "txt")),
     };
-    let (mut rows, json): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|file| extension(file) != "json");
-    rows.retain(|file| ["parquet", "jsonl", "ndjson"].contains(&extension(file).as_str()));
-    Ok(if rows.is_empty() { json } else { rows })
+    let Some(best) = all.iter().filter_map(rank).map(|(rank, _)| rank).min() else {
+        return Ok(Vec::new());
+    };
+    all.retain(|file| rank(file).is_some_and(|(rank, _)| rank == best));
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, kind) in all.iter().filter_map(rank) {
+        *kinds.entry(kind).or_default() += 1;
+    }
+    if kinds.len() > 1 {
+        let found = kinds.iter().map(|(kind, n)| format!("{n} × .{kind}"));
+        let (found, first) =
+            (found.collect::<Vec<_>>().join(", "), kinds.keys().next().copied().unwrap_or("jsonl"));
+        return Err(DataError::MixedFolder { path: path.into(), found, first: first.into() });
+    }
+    Ok(all)
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {

@@ -1,6 +1,7 @@
 //! Where the elements of a JSON array start, found in one pass without parsing them.
 
-use super::read_at;
+use super::offsets::Offsets;
+use super::{lines, read_at};
 use crate::DataError;
 use std::fs::File;
 use std::path::Path;
@@ -8,8 +9,14 @@ use std::path::Path;
 const BLOCK: usize = 1 << 20;
 
 /// The offset of every element of the array whose first byte after `[` is at `from`.
-pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Vec<u64>, DataError> {
-    let mut scan = Scan { starts: Vec::new(), depth: 0, state: State::BeforeElement, closed: None };
+pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Offsets, DataError> {
+    let mut scan = Scan {
+        starts: Offsets::default(),
+        wide: false,
+        depth: 0,
+        state: State::BeforeElement,
+        closed: None,
+    };
     let mut block = vec![0; BLOCK];
     let mut at = from;
     loop {
@@ -27,6 +34,9 @@ pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Vec<u64>, Da
             break;
         }
     }
+    if scan.wide {
+        return Err(lines::too_wide(path));
+    }
     if scan.closed.is_none() {
         let inside = scan.starts.len().saturating_sub(1);
         return Err(DataError::BadFile {
@@ -40,7 +50,9 @@ pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Vec<u64>, Da
 }
 
 struct Scan {
-    starts: Vec<u64>,
+    starts: Offsets,
+    /// Two rows lie too far apart to be rows.
+    wide: bool,
     /// Open brackets and braces inside the current element.
     depth: u32,
     state: State,
@@ -87,12 +99,12 @@ impl Scan {
             },
             State::BeforeElement => match byte {
                 byte if byte.is_ascii_whitespace() => {}
-                b']' if self.starts.is_empty() => self.closed = Some(at),
+                b']' if self.starts.len() == 0 => self.closed = Some(at),
                 b',' | b']' | b'}' => {
                     return Err(format!("`{}` where an object must stand", char::from(byte)));
                 }
                 _ => {
-                    self.starts.push(at);
+                    self.wide |= !self.starts.push(at);
                     self.state = match byte {
                         b'"' => State::InString,
                         _ => State::InElement,

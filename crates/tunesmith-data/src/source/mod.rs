@@ -1,57 +1,61 @@
 //! Files of rows, and random access to each row by its index.
 
+mod arrow_ipc;
 mod arrow_json;
+mod cache;
+mod csv;
 mod files;
+mod format;
 mod json;
 mod json_array;
 mod json_row;
+mod lines;
+mod offsets;
 mod parquet;
+mod text;
+mod unpack;
 
 pub use files::expand;
+pub use format::{FileKnobs, Format};
+pub use text::TextRows;
 
 use crate::DataError;
 use crate::fault::{Fault, Place, RowError};
-use json::JsonFile;
-use parquet::ParquetFile;
+use format::Rows;
 use serde_json::{Map, Value};
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// The columns of a row, by name.
 pub type Row = Map<String, Value>;
 
+/// A file by its index and path, with its columns.
+type FileColumns<'a> = (usize, &'a Path, Vec<String>);
+
 /// All files of a data set, one after the other.
 #[derive(Debug)]
 pub(crate) struct Source {
-    files: Vec<Rows>,
+    files: Vec<(PathBuf, Rows)>,
     /// `starts[i]` is the first row of file `i`; the last entry is the number of rows.
     starts: Vec<u64>,
 }
 
-/// The rows of one file.
-#[derive(Debug)]
-enum Rows {
-    Json(JsonFile),
-    Parquet(ParquetFile),
-}
-
 impl Source {
     /// Opens the files and counts their rows; no row is parsed yet.
-    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
-        let cache = parquet::Cache::default();
-        let mut files = Vec::new();
-        let mut starts = vec![0];
-        for path in paths {
-            let file = Rows::open(path, &cache)?;
-            starts.push(starts[files.len()] + file.len());
-            files.push(file);
+    pub(crate) fn open(files: &[(PathBuf, &FileKnobs)]) -> Result<Self, DataError> {
+        let cache = cache::Cache::default();
+        let (mut opened, mut starts) = (Vec::new(), vec![0]);
+        for (path, knobs) in files {
+            let file = Rows::open(path, knobs, &cache)?;
+            starts.push(starts[opened.len()] + file.len());
+            opened.push((path.clone(), file));
         }
-        let source = Self { files, starts };
-        match paths.first() {
-            Some(path) if source.len() == 0 => {
-                Err(DataError::NoRows { path: path.clone(), n_files: paths.len() })
+        let source = Self { files: opened, starts };
+        match files.first() {
+            Some((path, _)) if source.len() == 0 => {
+                Err(DataError::NoRows { path: path.clone(), n_files: files.len() })
             }
             Some(_) => Ok(source),
             None => Err(DataError::NoDataFile { path: PathBuf::new() }),
@@ -62,25 +66,37 @@ impl Source {
         self.starts[self.files.len()]
     }
 
-    /// Each file with its columns: of parquet those of its schema, of JSON those of its first rows.
-    pub(crate) fn columns(&self) -> Result<Vec<(&Path, Vec<String>)>, DataError> {
-        let non_empty = self.files.iter().zip(&self.starts).filter(|(file, _)| file.len() > 0);
+    /// Each file that holds rows, by its index, with its columns: those of its schema or header, of JSON those of its
+    /// first rows.
+    pub(crate) fn columns(&self) -> Result<Vec<FileColumns<'_>>, DataError> {
+        let non_empty = self.files.iter().zip(&self.starts).enumerate();
+        let non_empty = non_empty.filter(|(_, ((_, file), _))| file.len() > 0);
         non_empty
-            .map(|(file, &start)| match file {
-                Rows::Parquet(file) => Ok((file.path(), file.columns())),
-                Rows::Json(json) => Ok((json.path(), self.json_columns(json, start)?)),
+            .map(|(i, ((path, file), &start))| {
+                let columns = match file.columns() {
+                    Some(columns) => columns,
+                    None => self.first_columns(file, start)?,
+                };
+                Ok((i, path.as_path(), columns))
             })
             .collect()
     }
 
     /// What occurs in the first sound rows: some columns may be absent in some rows, and a bad row is
     /// reported when it is read, or skipped.
-    fn json_columns(&self, json: &JsonFile, start: u64) -> Result<Vec<String>, DataError> {
-        let mut columns = Vec::new();
+    fn first_columns(&self, file: &Rows, start: u64) -> Result<Vec<String>, DataError> {
+        let mut columns: Vec<String> = Vec::new();
         let mut first_fault = None;
-        for row in 0..json.len().min(32) {
-            match json.row(row, start + row, None) {
-                Ok(row) => columns.extend(row.into_iter().map(|(name, _)| name)),
+        for row in 0..file.len().min(32) {
+            match file.row(row, start + row, None)? {
+                Ok(row) => {
+                    let new: Vec<_> = row
+                        .into_iter()
+                        .map(|(name, _)| name)
+                        .filter(|n| !columns.contains(n))
+                        .collect();
+                    columns.extend(new);
+                }
                 Err(fault) => _ = first_fault.get_or_insert((row, fault)),
             }
         }
@@ -88,38 +104,27 @@ impl Source {
             Some((row, (pointer, fault))) if columns.is_empty() => {
                 Err(self.error(start + row, pointer, fault))
             }
-            _ => {
-                let mut seen = std::collections::HashSet::new();
-                columns.retain(|name| seen.insert(name.clone()));
-                Ok(columns)
-            }
+            _ => Ok(columns),
         }
     }
 
     /// The wanted columns of a row (all without a list).
     pub(crate) fn row(&self, row: u64, wanted: Option<&[String]>) -> Result<Row, DataError> {
         let (file, local) = self.locate(row);
-        let read = match &self.files[file] {
-            Rows::Json(json) => json.row(local, row, wanted),
-            Rows::Parquet(parquet) => parquet.row(local, wanted)?,
-        };
+        let read = self.files[file].1.row(local, row, wanted)?;
         read.map_err(|(pointer, fault)| self.error(row, pointer, fault))
     }
 
     /// The error that says where `row` stands.
     pub(crate) fn error(&self, row: u64, pointer: String, fault: Fault) -> DataError {
-        Box::new(RowError { place: self.place(row), pointer, fault }).into()
-    }
-
-    fn place(&self, row: u64) -> Place {
         let (file, local) = self.locate(row);
-        match &self.files[file] {
-            Rows::Json(json) => Place { path: json.path().into(), row, line: json.line(local) },
-            Rows::Parquet(parquet) => Place { path: parquet.path().into(), row, line: None },
-        }
+        let (path, rows) = &self.files[file];
+        let place = Place { path: path.clone(), row, line: rows.line(local) };
+        Box::new(RowError { place, pointer, fault }).into()
     }
 
-    fn locate(&self, row: u64) -> (usize, u64) {
+    /// The file that holds `row`, and the row's number in it.
+    pub(crate) fn locate(&self, row: u64) -> (usize, u64) {
         let file = self
             .starts
             .partition_point(|&start| start <= row)
@@ -127,57 +132,29 @@ impl Source {
             .min(self.files.len() - 1);
         (file, row - self.starts[file])
     }
+
+    /// The rows that the files of a range of indices hold.
+    pub(crate) fn rows_of(&self, files: std::ops::Range<usize>) -> std::ops::Range<u64> {
+        self.starts[files.start]..self.starts[files.end]
+    }
 }
 
 /// A fault of a row and the JSON pointer of its place in the row; [`Source::error`] adds the rest.
 pub(crate) type Faulty<T> = Result<T, (String, Fault)>;
 
-impl Rows {
-    fn open(path: &Path, cache: &parquet::Cache) -> Result<Self, DataError> {
-        let io = |error| DataError::io(path, error);
-        let file = File::open(path).map_err(io)?;
-        let mut start = Vec::new();
-        (&file).take(16).read_to_end(&mut start).map_err(io)?;
-        let bad = |found: &str, help: &str| DataError::BadFile {
+/// Runs a parser over a file that may be hostile: a panic inside it becomes an error of this file.
+fn guarded<T>(path: &Path, parse: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    // What the closure leaves behind after a panic is dropped with the error.
+    catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
+        Err(DataError::BadFile {
             path: path.into(),
-            expected: "parquet, or JSON rows in UTF-8".into(),
-            found: found.into(),
-            help: Some(help.into()),
-        };
-        let named_parquet = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
-        match start.as_slice() {
-            [b'P', b'A', b'R', b'1', ..] => ParquetFile::open(path, cache).map(Self::Parquet),
-            _ if named_parquet => ParquetFile::open(path, cache).map(Self::Parquet),
-            [0x1f, 0x8b, ..] => Err(bad("gzip", "unpack it first: gunzip FILE")),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(bad("zstd", "unpack it first: unzstd FILE")),
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
-                Err(bad("UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE"))
-            }
-            [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', b'h', ..] => {
-                Err(bad("a Git LFS pointer", "the data itself was never fetched: git lfs pull"))
-            }
-            _ => {
-                let json = JsonFile::open(path, file)?;
-                let named_json = path.extension().is_some_and(|e| {
-                    ["json", "jsonl", "ndjson"].iter().any(|name| e.eq_ignore_ascii_case(name))
-                });
-                match json.first_byte() {
-                    Some(byte) if !named_json && byte != b'{' && byte != b'[' => Err(bad(
-                        &format!("text that starts with `{}`", byte.escape_ascii()),
-                        "put each row on a line of its own, e.g. {\"text\": \"…\"}",
-                    )),
-                    _ => Ok(Self::Json(json)),
-                }
-            }
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Self::Json(file) => file.len(),
-            Self::Parquet(file) => file.len(),
-        }
-    }
+            expected: "a file that its parser can take".into(),
+            found: format!("one that broke it: {said}"),
+            help: Some("the file is damaged or hostile; fetch or write it again".into()),
+        })
+    })
 }
 
 /// Reads `buffer.len()` bytes at `offset`, or fewer where the file ends.

@@ -5,6 +5,7 @@
 chats.jsonl, chats.parquet   48 conversations in ultrachat_200k's columns; the parquet in row groups of 7
 codec-*.parquet              the first 6 of them, in every codec
 large.parquet                the same 6 with 64-bit offsets and dictionary columns
+chats-*.arrow                the same 6 as Arrow file and stream, plain and compressed, in batches of 4, one with dictionaries
 tiny/                        a byte-level BPE of 384 tokens and a ChatML template
 expected.json                ids and trained flags of each conversation, by transformers
 """
@@ -70,6 +71,20 @@ def main():
         fields=list(message),
     )
     pq.write_table(pa.table([pa.LargeListArray.from_arrays(offsets, struct)], schema=large), HERE / "large.parquet")
+
+    coded = pa.table([pa.LargeListArray.from_arrays(offsets, struct)], schema=large)
+    six = table.slice(0, 6)
+    for name, new, codec, what in [
+        ("file", pa.ipc.new_file, None, six),
+        ("file-lz4", pa.ipc.new_file, "lz4", six),
+        ("stream", pa.ipc.new_stream, None, six),
+        ("stream-zstd", pa.ipc.new_stream, "zstd", six),
+        ("dictionary", pa.ipc.new_file, None, coded),
+        ("dictionary-stream", pa.ipc.new_stream, None, coded),
+    ]:
+        options = pa.ipc.IpcWriteOptions(compression=codec)
+        with new(str(HERE / f"chats-{name}.arrow"), what.schema, options=options) as out:
+            out.write_table(what, max_chunksize=4)
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
