@@ -383,9 +383,9 @@ fn files() {
     check_file(
         "rows.csv",
         "text,text\na,b\n",
-        expect![
-            "rows.csv: expected a header that names each column once, and rows, found the column `text` twice"
-        ],
+        expect![[r#"
+            rows.csv: expected a header that names each column once, and rows, found the column `text` twice
+            help: rename one of them in the first line of the file"#]],
     );
     check_file(
         "rows.csv",
