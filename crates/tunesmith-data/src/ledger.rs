@@ -10,7 +10,7 @@ use tunesmith_tokens::{Cursor, Example};
 /// [`Stream::restore`](crate::Stream::restore) takes it back.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Rows of the data set.
+    /// Rows of an epoch: those of the data set, each as often as its weight says.
     pub rows: u64,
     /// Rows trained whole.
     pub trained: u64,

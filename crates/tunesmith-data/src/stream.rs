@@ -132,7 +132,7 @@ impl Stream {
             expected: "threads that can be started".into(),
             found: error.to_string(),
         })?;
-        let ledger = Arc::new(Mutex::new(Ledger::new(dataset.len())));
+        let ledger = Arc::new(Mutex::new(Ledger::new(dataset.draws())));
         let windows = Arc::new(Windows { dataset, encoder, knobs, threads });
         let prefetch = Some(Prefetch::start(windows.clone(), 0, 0));
         Ok(Self {
@@ -166,7 +166,7 @@ impl Stream {
     /// # Errors
     /// As [`seek`](BatchSource::seek); a ledger of a data set of another size.
     pub fn restore(&mut self, ledger: Ledger) -> Result<(), DataError> {
-        let rows = self.windows.dataset.len();
+        let rows = self.windows.dataset.draws();
         if ledger.rows != rows {
             let (expected, found) = (format!("{rows} rows"), format!("one of {}", ledger.rows));
             return Err(DataError::Setting { name: "ledger", expected, found });
@@ -184,7 +184,7 @@ impl Stream {
     pub fn recount(&mut self) -> Result<(), DataError> {
         let (end, n_windows) = (self.cursor, self.windows.n_windows());
         let (whole, part) = if end.epoch == 0 { (end.window, end.pack) } else { (n_windows, 0) };
-        let mut ledger = Ledger { upto: end, ..Ledger::new(self.windows.dataset.len()) };
+        let mut ledger = Ledger { upto: end, ..Ledger::new(self.windows.dataset.draws()) };
         let (mut order, never) = (self.windows.order(0), AtomicBool::new(false));
         for index in 0..whole + u64::from(part > 0) {
             let Some(window) = self.windows.window(0, index, &mut order, &never)? else { break };
@@ -330,7 +330,7 @@ impl BatchSource for Stream {
         self.jump(cursor)?;
         let mut ledger = lock(&self.ledger);
         if ledger.upto != cursor {
-            *ledger = Ledger { upto: cursor, ..Ledger::new(self.windows.dataset.len()) };
+            *ledger = Ledger { upto: cursor, ..Ledger::new(self.windows.dataset.draws()) };
         }
         Ok(())
     }
@@ -339,7 +339,7 @@ impl BatchSource for Stream {
         if let Some(peeked) = &self.peeked {
             return peeked.epoch;
         }
-        let (rows, window) = (self.windows.dataset.len(), self.windows.knobs.window);
+        let (rows, window) = (self.windows.dataset.draws(), self.windows.knobs.window);
         let before = self.cursor.window * window;
         let inside = self.current.as_ref().map_or(0.0, |current| {
             let share = self.cursor.pack as f64 / current.packs.len().max(1) as f64;

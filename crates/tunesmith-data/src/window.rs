@@ -35,14 +35,14 @@ type Encoded = Result<Vec<Example>, &'static str>;
 impl Windows {
     /// Windows of an epoch.
     pub(crate) fn n_windows(&self) -> u64 {
-        self.dataset.len().div_ceil(self.knobs.window)
+        self.dataset.draws().div_ceil(self.knobs.window)
     }
 
     /// The order of an epoch.
     pub(crate) fn order(&self, epoch: u64) -> Order {
         match self.knobs.shuffle {
-            true => Order::shuffled(self.knobs.seed, epoch, self.dataset.len()),
-            false => Order::sequential(self.dataset.len()),
+            true => Order::shuffled(self.knobs.seed, epoch, self.dataset.draws()),
+            false => Order::sequential(self.dataset.draws()),
         }
     }
 
@@ -54,7 +54,8 @@ impl Windows {
         order: &mut Order,
         stop: &AtomicBool,
     ) -> Result<Option<Window>, DataError> {
-        let rows = order.rows(index * self.knobs.window..(index + 1) * self.knobs.window);
+        let mut rows = order.rows(index * self.knobs.window..(index + 1) * self.knobs.window);
+        rows.iter_mut().for_each(|row| *row = self.dataset.draw(self.knobs.seed, epoch, *row));
         let encoded = match &self.threads {
             Some(threads) => threads.install(|| self.encode(&rows, stop)),
             None => self.encode(&rows, stop),

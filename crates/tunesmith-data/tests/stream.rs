@@ -5,8 +5,9 @@ mod common;
 
 use common::{encoder, file, golden, knobs, open, rest, stream};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tunesmith_data::tokens::{Batch, BatchSource, Cursor};
-use tunesmith_data::{Ledger, OnBadRow, Packing, Stream, StreamKnobs};
+use tunesmith_data::{Dataset, Ledger, OnBadRow, Packing, Part, RowKnobs, Stream, StreamKnobs};
 
 #[test]
 fn examples_are_those_of_transformers() {
@@ -124,6 +125,31 @@ fn each_epoch_has_every_row_once_in_another_order() {
     }
     assert_ne!(rows(0), rows(1));
     assert!(batches.iter().all(|(_, batch)| batch.len() <= 2 * 256));
+}
+
+#[test]
+fn a_mixed_epoch_has_each_row_as_often_as_its_weight_says() {
+    let part =
+        |name: &str, weight| Part { paths: vec![golden(name)], knobs: RowKnobs::default(), weight };
+    let parts = [part("chats.jsonl", 0.5), part("codec-zstd.parquet", 2.0)];
+    let dataset = Arc::new(Dataset::mix(&parts).unwrap());
+    let mut stream = Stream::new(dataset, encoder(256), knobs()).unwrap();
+    let batches = rest(&mut stream);
+    let rows = |epoch| -> Vec<u64> {
+        let of_epoch = batches.iter().filter(|(cursor, _)| cursor.epoch == epoch);
+        of_epoch.flat_map(|(_, batch)| batch.docs.iter().map(|doc| doc.row)).collect()
+    };
+    let of_first =
+        |epoch| -> BTreeSet<u64> { rows(epoch).into_iter().filter(|&r| r < 48).collect() };
+    assert_eq!((rows(0).len(), rows(1).len()), (36, 36));
+    assert_eq!((of_first(0).len(), of_first(1).len()), (24, 24));
+    assert!(of_first(0).is_disjoint(&of_first(1)), "the other half in the next epoch");
+    assert!((48..54).all(|row| rows(0).iter().filter(|&&r| r == row).count() == 2));
+    let ledger = stream.ledger();
+    assert_eq!((ledger.rows, ledger.trained + ledger.truncated + ledger.n_dropped()), (36, 36));
+    let middle = batches.len() / 2;
+    stream.seek(batches[middle].0).unwrap();
+    assert_eq!(rest(&mut stream), batches[middle..]);
 }
 
 #[test]
