@@ -50,8 +50,8 @@ fn measure(args: &[String]) -> Result<(), Failed> {
 
     let ledger = stream.ledger();
     let examples = dataset.examples(&encoder, 0..dataset.len());
-    let rows = examples.collect::<Result<Vec<_>, _>>()?;
-    let hashes: Vec<String> = rows.iter().flatten().map(hash).collect();
+    let hashes = examples.map(|example| example.map(|example| hash(&example)));
+    let hashes: Vec<String> = hashes.collect::<Result<_, _>>()?;
     println!(
         "{}",
         serde_json::json!({

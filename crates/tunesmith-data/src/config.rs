@@ -10,6 +10,7 @@
 //! sample_prompts = "../../data/prompts.jsonl"  # what to ask before and after training on the sample
 //!
 //! format = "csv"              # parquet, arrow, json, csv or text, where the files do not say it themselves
+//! labels = ["no", "yes"]      # the names of classes, in the order of their indices
 //! delimiter = ";"             # of CSV, where the header does not show it
 //! text_rows = "line"          # what is a row of plain text: line (the default), paragraph or document
 //!
@@ -27,6 +28,10 @@
 //!
 //! [roles]                     # the file's role = the template's role
 //! human = "user"
+//!
+//! [keys]                      # what messages call their role and their content
+//! role = "speaker"
+//! content = "utterance"
 //!
 //! [[mix]]                     # instead of [hub] and [splits]: several data sets in one
 //! dataset = "ultrachat"       # another TOML beside this one, or a data file, folder or pattern
@@ -91,6 +96,12 @@ pub struct DatasetConfig {
     /// The file's name of a role → the template's name of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub roles: BTreeMap<String, String>,
+    /// `role` and `content` → the keys that messages have for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, String>,
+    /// The names of the classes, in the order of their indices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 /// A data set repository on the Hugging Face Hub.
@@ -165,6 +176,8 @@ const KEYS: &[&str] = &[
     "delimiter",
     "text_rows",
     "mix",
+    "keys",
+    "labels",
 ];
 const HUB_KEYS: &[&str] = &["repo", "revision", "subset"];
 const MIX_KEYS: &[&str] = &["dataset", "split", "weight"];
@@ -200,7 +213,7 @@ impl DatasetConfig {
         Ok(config)
     }
 
-    /// Reads a data set by name: `<folder>/<name>.toml`.
+    /// Reads a data set by name: `<folder>/<name>.toml`, or an entry of `<folder>/dataset_info.json`.
     ///
     /// # Errors
     /// As [`load`](Self::load); an unknown name comes with the nearest known one.
@@ -208,6 +221,10 @@ impl DatasetConfig {
         let path = folder.join(format!("{name}.toml"));
         if path.is_file() {
             return Self::load(&path);
+        }
+        let info = folder.join("dataset_info.json");
+        if info.is_file() {
+            return Self::from_dataset_info(&info, name);
         }
         let names = Self::names(folder);
         let known = suggest::list(&names);
@@ -330,6 +347,9 @@ impl DatasetConfig {
         let columns: Vec<_> = columns.into_iter().collect();
         for column in self.columns.keys() {
             one_of(column, &columns, "columns", place)?;
+        }
+        for key in self.keys.keys() {
+            one_of(key, &["role", "content"], "keys", place)?;
         }
         Ok(())
     }

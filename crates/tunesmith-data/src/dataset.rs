@@ -19,6 +19,10 @@ pub struct RowKnobs {
     pub columns: BTreeMap<String, String>,
     /// The file's name of a role → the template's name of it.
     pub roles: BTreeMap<String, String>,
+    /// `role` and `content` → the keys that messages have for them.
+    pub keys: BTreeMap<String, String>,
+    /// The names of the classes, in the order of their indices.
+    pub labels: Vec<String>,
     /// What the files are.
     pub files: FileKnobs,
 }
@@ -29,6 +33,8 @@ impl From<&DatasetConfig> for RowKnobs {
             shape: config.shape,
             columns: config.columns.clone(),
             roles: config.roles.clone(),
+            keys: config.keys.clone(),
+            labels: config.labels.clone(),
             files: config.file_knobs(),
         }
     }

@@ -65,7 +65,7 @@ pub enum Fault {
     #[error("expected the key `{key}`, found {}", suggest::list(found))]
     MissingKey {
         /// The key.
-        key: &'static str,
+        key: String,
         /// The object's keys.
         found: Vec<String>,
     },
@@ -88,6 +88,42 @@ pub enum Fault {
     UnknownRole {
         /// The role as written.
         role: String,
+    },
+    /// A part of a message that is no text.
+    #[error("expected text, found a part of type `{kind}`")]
+    NotText {
+        /// Its type as written.
+        kind: String,
+    },
+    /// A label of a class that is not listed.
+    #[error("unknown label `{found}`, known are {}", suggest::list(known))]
+    UnknownLabel {
+        /// The label as written.
+        found: String,
+        /// The labels that are listed.
+        known: Vec<String>,
+    },
+    /// A label that does not say whether an answer is wanted.
+    #[error("expected true or false: whether the answer is wanted, found {found}")]
+    NotWanted {
+        /// What stands there.
+        found: String,
+    },
+    /// Two answers between which there is nothing to prefer.
+    #[error("the chosen and the rejected answer are the same")]
+    SameAnswer,
+    /// Two conversations that do not answer the same prompt.
+    #[error(
+        "the chosen and the rejected conversation begin with different messages, and there is no prompt"
+    )]
+    NoCommonPrompt,
+    /// Steps and labels whose numbers must agree.
+    #[error("expected {expected} labels, one for each step, found {found}")]
+    StepCount {
+        /// How many steps.
+        expected: usize,
+        /// How many labels.
+        found: usize,
     },
     /// Two columns whose lengths must agree.
     #[error("expected {expected} labels, one for each of `input_ids`, found {found}")]
@@ -185,6 +221,12 @@ impl Fault {
             Self::NullContent => "null content",
             Self::EmptyMessages => "empty messages",
             Self::UnknownRole { .. } => "unknown role",
+            Self::NotText { .. } => "content that is no text",
+            Self::UnknownLabel { .. } => "unknown label",
+            Self::NotWanted { .. } => "no label of a wanted answer",
+            Self::SameAnswer => "chosen and rejected are the same",
+            Self::NoCommonPrompt => "chosen and rejected share no prompt",
+            Self::StepCount { .. } => "labels do not fit",
             Self::LabelCount { .. } | Self::ForeignLabel { .. } => "labels do not fit",
             Self::CellCount { .. } => "wrong number of cells",
             Self::Unreadable { .. } => "unreadable",
@@ -205,8 +247,19 @@ impl Fault {
                 Some(near) => read_instead(column, near),
                 None => SKIP.into(),
             },
-            Self::MissingKey { found, .. } if found.iter().any(|key| key == "from") => {
-                "a message is {\"role\": …, \"content\": …}; rename `from` and `value` first".into()
+            Self::MissingKey { key, found } => match suggest::nearest(key, found.iter().map(String::as_str)) {
+                Some(near) => format!("`[keys] {key} = \"{near}\"` in the data set's TOML reads `{near}` instead"),
+                None => SKIP.into(),
+            },
+            Self::NotText { .. } => format!("models of text read text alone; {SKIP}"),
+            Self::UnknownLabel { found, known } => {
+                match suggest::nearest(found, known.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "`labels = [\"…\", \"…\"]` in the data set's TOML lists the classes in the order of their indices".into(),
+                }
+            }
+            Self::NotWanted { .. } => {
+                "where the label means something else, `shape = \"messages\"` in the data set's TOML reads the rows without it".into()
             }
             Self::UnknownRole { role } => {
                 let known = match role.to_lowercase().as_str() {

@@ -4,6 +4,7 @@ mod cache_dir;
 mod config;
 mod error;
 mod fault;
+mod llama_factory;
 mod shape;
 mod source;
 mod suggest;

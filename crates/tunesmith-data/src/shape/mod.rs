@@ -4,10 +4,14 @@
 //! three items and an arm in each `match` below.
 
 mod alpaca;
+mod classification;
 mod messages;
+mod preference;
 mod prompt_completion;
+mod stepwise;
 mod text;
 mod tokens;
+mod unpaired;
 
 use crate::RowKnobs;
 use crate::error::DataError;
@@ -15,7 +19,7 @@ use crate::fault::{Fault, describe, read_instead};
 use crate::source::{Faulty, Row};
 use crate::suggest;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tunesmith_tokens::Sample;
@@ -27,12 +31,25 @@ pub(crate) const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "dev
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
-    /// `messages`: a list of `{role, content}`; optional `tools`, `chat_template_kwargs`.
+    /// `messages`: a list of `{role, content}`; optional `system`, `tools`, `chat_template_kwargs`.
     Messages,
-    /// `instruction`, `output`, optional `input`.
+    /// `conversations`: a list of `{from, value}`, else as messages.
+    #[serde(rename = "sharegpt")]
+    ShareGpt,
+    /// `instruction`, `output`, optional `input`, `system`, `history`.
     Alpaca,
     /// `prompt` and `completion`: two texts, or two lists of messages.
     PromptCompletion,
+    /// `prompt` alone: text or a list of messages.
+    PromptOnly,
+    /// `chosen` and `rejected`, the prompt apart or inside them.
+    Preference,
+    /// An answer with a `label` that says whether it is wanted.
+    UnpairedPreference,
+    /// `prompt`, `completions` and `labels`: the steps of a solution.
+    StepwiseSupervision,
+    /// `text`, optional `text_pair`, and `label`.
+    Classification,
     /// `text`.
     Text,
     /// `input_ids`, optional `labels`: tokenised by someone else, taken verbatim.
@@ -41,37 +58,64 @@ pub enum Shape {
 
 impl Shape {
     /// All shapes, in the order in which columns are tried against them.
-    pub const ALL: [Self; 5] =
-        [Self::Tokens, Self::Messages, Self::Alpaca, Self::PromptCompletion, Self::Text];
+    pub const ALL: [Self; 11] = [
+        Self::Tokens,
+        Self::Preference,
+        Self::StepwiseSupervision,
+        Self::UnpairedPreference,
+        Self::Messages,
+        Self::ShareGpt,
+        Self::Alpaca,
+        Self::PromptCompletion,
+        Self::Classification,
+        Self::Text,
+        Self::PromptOnly,
+    ];
 
     /// Its name in a data set's TOML.
     pub fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
+            Self::ShareGpt => "sharegpt",
             Self::Alpaca => "alpaca",
             Self::PromptCompletion => "prompt-completion",
+            Self::PromptOnly => "prompt-only",
+            Self::Preference => "preference",
+            Self::UnpairedPreference => "unpaired-preference",
+            Self::StepwiseSupervision => "stepwise-supervision",
+            Self::Classification => "classification",
             Self::Text => "text",
             Self::Tokens => "tokens",
         }
     }
 
-    /// The columns that every row has.
-    pub fn required(self) -> &'static [&'static str] {
+    /// The sets of columns of which every row has one.
+    pub fn forms(self) -> &'static [&'static [&'static str]] {
         match self {
             Self::Messages => messages::REQUIRED,
+            Self::ShareGpt => messages::SHAREGPT,
             Self::Alpaca => alpaca::REQUIRED,
             Self::PromptCompletion => prompt_completion::REQUIRED,
+            Self::PromptOnly => prompt_completion::PROMPT_ONLY,
+            Self::Preference => preference::REQUIRED,
+            Self::UnpairedPreference => unpaired::REQUIRED,
+            Self::StepwiseSupervision => stepwise::REQUIRED,
+            Self::Classification => classification::REQUIRED,
             Self::Text => text::REQUIRED,
             Self::Tokens => tokens::REQUIRED,
         }
     }
 
-    /// The columns that a row may have.
+    /// The columns that a row may have besides.
     pub fn optional(self) -> &'static [&'static str] {
         match self {
-            Self::Messages => messages::OPTIONAL,
+            Self::Messages | Self::ShareGpt => messages::OPTIONAL,
             Self::Alpaca => alpaca::OPTIONAL,
-            Self::PromptCompletion => prompt_completion::OPTIONAL,
+            Self::PromptCompletion | Self::PromptOnly => prompt_completion::OPTIONAL,
+            Self::Preference => preference::OPTIONAL,
+            Self::UnpairedPreference => unpaired::OPTIONAL,
+            Self::StepwiseSupervision => stepwise::OPTIONAL,
+            Self::Classification => classification::OPTIONAL,
             Self::Text => text::OPTIONAL,
             Self::Tokens => tokens::OPTIONAL,
         }
@@ -79,9 +123,13 @@ impl Shape {
 
     /// The columns it reads.
     pub fn columns(self) -> impl Iterator<Item = &'static str> {
-        self.required().iter().chain(self.optional()).copied()
+        let required = self.forms().iter().copied().flatten();
+        required.chain(self.optional()).chain(&ROW_WEIGHTS).copied()
     }
 }
+
+/// What rows of every shape may say about their own weight: a number; true or false.
+const ROW_WEIGHTS: [&str; 2] = ["loss_weight", "train"];
 
 /// A shape with the names that its columns and roles have in the files at hand.
 #[derive(Debug, Clone)]
@@ -90,37 +138,56 @@ pub(crate) struct Adapter {
     /// The shape's name of a column → the file's.
     names: BTreeMap<String, String>,
     roles: BTreeMap<String, String>,
+    /// Our name of a message's key → the file's.
+    keys: BTreeMap<String, String>,
+    /// The names of the classes, in the order of their indices.
+    labels: Vec<String>,
     /// The columns to read, as the files call them.
     pub(crate) wanted: Vec<String>,
 }
 
 impl Adapter {
     pub(crate) fn new(shape: Shape, knobs: &RowKnobs) -> Self {
-        let wanted =
+        let mut wanted: Vec<String> =
             shape.columns().map(|column| named(&knobs.columns, column).to_owned()).collect();
-        Self { shape, names: knobs.columns.clone(), roles: knobs.roles.clone(), wanted }
+        wanted.sort_unstable();
+        wanted.dedup();
+        Self {
+            shape,
+            names: knobs.columns.clone(),
+            roles: knobs.roles.clone(),
+            keys: knobs.keys.clone(),
+            labels: knobs.labels.clone(),
+            wanted,
+        }
     }
 
     /// The sample that a row holds.
     pub(crate) fn sample(&self, row: Row) -> Faulty<Sample> {
-        let columns = Columns { row, adapter: self };
-        match self.shape {
-            Shape::Messages => messages::sample(columns),
+        let mut columns = Columns { row, adapter: self };
+        let weight = columns.row_weight()?;
+        let sample = match self.shape {
+            Shape::Messages | Shape::ShareGpt => messages::sample(columns),
             Shape::Alpaca => alpaca::sample(columns),
-            Shape::PromptCompletion => prompt_completion::sample(columns),
+            Shape::PromptCompletion => prompt_completion::sample(&mut columns),
+            Shape::PromptOnly => prompt_completion::prompt_only(columns),
+            Shape::Preference => preference::sample(columns),
+            Shape::UnpairedPreference => unpaired::sample(columns),
+            Shape::StepwiseSupervision => stepwise::sample(columns),
+            Shape::Classification => classification::sample(columns),
             Shape::Text => text::sample(columns),
             Shape::Tokens => tokens::sample(columns),
-        }
+        }?;
+        Ok(match weight {
+            Some(weight) if weight != 1.0 => Sample::Weighted(Box::new(sample), weight),
+            _ => sample,
+        })
     }
 
     /// Whether a file has the columns that every row needs.
     pub(crate) fn check(&self, path: &Path, found: &[String]) -> Result<(), DataError> {
-        let missing = self
-            .shape
-            .required()
-            .iter()
-            .find(|column| !found.iter().any(|f| f == named(&self.names, column)));
-        let Some(column) = missing else { return Ok(()) };
+        let missing = missing(self.shape, &self.names, found);
+        let Some(column) = missing.first() else { return Ok(()) };
         let near = suggest::column(column, found);
         let other = nearest_shape(&self.names, found)
             .filter(|(shape, missing)| *shape != self.shape && missing.is_empty());
@@ -158,9 +225,10 @@ pub(crate) fn detect(
 }
 
 fn lacks((shape, missing): (Shape, Vec<&'static str>), found: &[String]) -> String {
-    if shape.required().iter().all(|column| suggest::column(column, found).is_none()) {
+    let is_near = |column: &&str| suggest::column(column, found).is_some();
+    if !shape.forms().iter().copied().flatten().any(is_near) {
         let columns =
-            |shape: Shape| format!("{} ({})", shape.name(), suggest::list(shape.required()));
+            |shape: Shape| format!("{} ({})", shape.name(), suggest::list(shape.forms()[0]));
         let shapes = Shape::ALL.map(columns).join(", ");
         return format!(
             "the shapes are {shapes}; `[columns]` in the data set's TOML names columns that go by other names"
@@ -181,16 +249,20 @@ fn nearest_shape(
     names: &BTreeMap<String, String>,
     found: &[String],
 ) -> Option<(Shape, Vec<&'static str>)> {
-    let is_there = |column: &str| found.iter().any(|f| f == named(names, column));
-    let rank = |shape: &Shape| {
-        let missing = shape.required().iter().filter(|column| !is_there(column));
-        let lost = missing.clone().filter(|column| suggest::column(column, found).is_none());
-        let (missing, lost) = (missing.count(), lost.count());
-        (missing > 0, lost, missing)
+    let rank = |(_, missing): &(Shape, Vec<&'static str>)| {
+        let lost = missing.iter().filter(|column| suggest::column(column, found).is_none());
+        (!missing.is_empty(), lost.count(), missing.len())
     };
-    let shape = Shape::ALL.into_iter().min_by_key(rank)?;
-    let missing = shape.required().iter().filter(|column| !is_there(column));
-    Some((shape, missing.copied().collect()))
+    Shape::ALL.into_iter().map(|shape| (shape, missing(shape, names, found))).min_by_key(rank)
+}
+
+/// What the nearest form of a shape lacks.
+fn missing(shape: Shape, names: &BTreeMap<String, String>, found: &[String]) -> Vec<&'static str> {
+    let is_there = |column: &str| found.iter().any(|f| f == named(names, column));
+    let of = |form: &&[&'static str]| -> Vec<&'static str> {
+        form.iter().copied().filter(|column| !is_there(column)).collect()
+    };
+    shape.forms().iter().map(of).min_by_key(Vec::len).unwrap_or_default()
 }
 
 fn named<'a>(names: &'a BTreeMap<String, String>, column: &'a str) -> &'a str {
@@ -212,6 +284,34 @@ impl Columns<'_> {
             None => {
                 let found = self.row.keys().cloned().collect();
                 Err((String::new(), Fault::MissingColumn { column: name.into(), found }))
+            }
+        }
+    }
+
+    /// Whether a column is there and not null.
+    fn has(&self, column: &str) -> bool {
+        self.row.get(named(&self.adapter.names, column)).is_some_and(|value| !value.is_null())
+    }
+
+    /// What the row says that it counts.
+    fn row_weight(&mut self) -> Faulty<Option<f32>> {
+        for column in ROW_WEIGHTS {
+            if let Some(value) = self.optional(column) {
+                let weight = weight_of(&value).map_err(|fault| (self.pointer(column), fault));
+                return weight.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A column that may hold a number.
+    fn optional_number(&mut self, column: &str) -> Faulty<Option<f32>> {
+        let Some(value) = self.optional(column) else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) => Ok(Some(number as f32)),
+            None => {
+                let fault = Fault::WrongType { expected: "a number", found: describe(&value) };
+                Err((self.pointer(column), fault))
             }
         }
     }
@@ -243,5 +343,45 @@ fn text_of(value: Value) -> Result<String, Fault> {
         Value::String(text) => Ok(text),
         Value::Null => Err(Fault::NullContent),
         other => Err(Fault::WrongType { expected: "text", found: describe(&other) }),
+    }
+}
+
+fn list(value: Value, pointer: &str, expected: &'static str) -> Faulty<Vec<Value>> {
+    let value = match &value {
+        // files of text alone hold lists as JSON
+        Value::String(text) => serde_json::from_str(text).unwrap_or(value),
+        _ => value,
+    };
+    match value {
+        Value::Array(list) => Ok(list),
+        other => Err((pointer.into(), Fault::WrongType { expected, found: describe(&other) })),
+    }
+}
+
+fn object(value: Value, expected: &'static str) -> Result<Map<String, Value>, Fault> {
+    match value {
+        Value::Object(fields) => Ok(fields),
+        other => Err(Fault::WrongType { expected, found: describe(&other) }),
+    }
+}
+
+/// A weight: a number of at least 0, or true and false.
+fn weight_of(value: &Value) -> Result<f32, Fault> {
+    let number = match value {
+        Value::Bool(counts) => return Ok(f32::from(u8::from(*counts))),
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => match text.as_str() {
+            "true" | "True" => Some(1.0),
+            "false" | "False" => Some(0.0),
+            text => text.parse().ok(),
+        },
+        _ => None,
+    };
+    match number {
+        Some(number) if number >= 0.0 && number.is_finite() => Ok(number as f32),
+        _ => {
+            let expected = "a number of at least 0, or true or false";
+            Err(Fault::WrongType { expected, found: describe(value) })
+        }
     }
 }

@@ -1,30 +1,27 @@
-//! `prompt` and `completion`, as two texts or as two lists of messages (TRL's two forms).
+//! `prompt` and `completion`, as two texts or as two lists of messages (TRL's two forms); and `prompt` alone.
 
-use super::{Columns, messages, text_of};
+use super::messages::{self, Turns};
+use super::{Columns, text_of};
 use crate::fault::{Fault, describe};
 use crate::source::Faulty;
 use serde_json::Value;
-use tunesmith_tokens::Sample;
+use tunesmith_tokens::{Message, Sample};
 
-pub(super) const REQUIRED: &[&str] = &["prompt", "completion"];
+pub(super) const REQUIRED: &[&[&str]] = &[&["prompt", "completion"]];
+pub(super) const PROMPT_ONLY: &[&[&str]] = &[&["prompt"]];
 pub(super) const OPTIONAL: &[&str] = &["tools", "chat_template_kwargs"];
 
-pub(super) fn sample(mut columns: Columns) -> Faulty<Sample> {
+pub(super) fn sample(columns: &mut Columns) -> Faulty<Sample> {
     let (prompt, completion) = (columns.required("prompt")?, columns.required("completion")?);
     let (prompt_at, completion_at) = (columns.pointer("prompt"), columns.pointer("completion"));
     match (prompt, completion) {
         (prompt @ Value::Array(_), completion @ Value::Array(_)) => {
             let mut turns = messages::messages(prompt, &prompt_at, columns.adapter)?;
-            // A conversation's assistant turns are trained, and a prompt is not.
-            if let Some(i) = turns.iter().position(|turn| turn.role == "assistant") {
-                let expected = "no turn of the assistant in a prompt, where it must not be trained";
-                return Err((
-                    format!("{prompt_at}/{i}/role"),
-                    Fault::WrongType { expected, found: "`assistant`".into() },
-                ));
+            if turns.messages.iter().any(|turn| turn.role == "assistant") {
+                turns = turns.untrained();
             }
             turns.extend(messages::messages(completion, &completion_at, columns.adapter)?);
-            messages::conversation(turns, columns).map(Sample::Chat)
+            turns.conversation(columns).map(Sample::Chat)
         }
         (Value::Array(_), other) => {
             let fault = Fault::WrongType {
@@ -38,4 +35,19 @@ pub(super) fn sample(mut columns: Columns) -> Faulty<Sample> {
             completion: text_of(completion).map_err(|fault| (completion_at, fault))?,
         }),
     }
+}
+
+/// A prompt alone; as plain text it is what the user says.
+pub(super) fn prompt_only(mut columns: Columns) -> Faulty<Sample> {
+    let at = columns.pointer("prompt");
+    let turns = match columns.required("prompt")? {
+        list @ Value::Array(_) => messages::messages(list, &at, columns.adapter)?,
+        text => {
+            let text = text_of(text).map_err(|fault| (at, fault))?;
+            let mut turns = Turns::default();
+            turns.push(Message::new("user", text));
+            turns
+        }
+    };
+    turns.conversation(&mut columns).map(Sample::Prompt)
 }

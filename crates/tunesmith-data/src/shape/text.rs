@@ -4,7 +4,7 @@ use super::Columns;
 use crate::source::Faulty;
 use tunesmith_tokens::Sample;
 
-pub(super) const REQUIRED: &[&str] = &["text"];
+pub(super) const REQUIRED: &[&[&str]] = &[&["text"]];
 pub(super) const OPTIONAL: &[&str] = &[];
 
 pub(super) fn sample(mut columns: Columns) -> Faulty<Sample> {

@@ -8,18 +8,18 @@
 //! labels   -100 -100   2   7      trained: no no yes yes
 //! ```
 
-use super::Columns;
+use super::{Columns, list};
 use crate::fault::{Fault, describe};
 use crate::source::Faulty;
 use serde_json::Value;
 use tunesmith_tokens::{IGNORE, Sample};
 
-pub(super) const REQUIRED: &[&str] = &["input_ids"];
+pub(super) const REQUIRED: &[&[&str]] = &[&["input_ids"]];
 pub(super) const OPTIONAL: &[&str] = &["labels"];
 
 pub(super) fn sample(mut columns: Columns) -> Faulty<Sample> {
     let ids_at = columns.pointer("input_ids");
-    let ids = list(columns.required("input_ids")?, &ids_at)?;
+    let ids = list(columns.required("input_ids")?, &ids_at, "a list of numbers")?;
     let id = |(i, value): (usize, &Value)| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
         id.ok_or_else(|| {
@@ -34,7 +34,7 @@ pub(super) fn sample(mut columns: Columns) -> Faulty<Sample> {
     let Some(labels) = columns.optional("labels") else {
         return Ok(Sample::Tokens { trained: vec![true; ids.len()], ids });
     };
-    let labels = list(labels, &labels_at)?;
+    let labels = list(labels, &labels_at, "a list of numbers")?;
     if labels.len() != ids.len() {
         return Err((labels_at, Fault::LabelCount { expected: ids.len(), found: labels.len() }));
     }
@@ -49,14 +49,4 @@ pub(super) fn sample(mut columns: Columns) -> Faulty<Sample> {
     };
     let trained = labels.iter().zip(&ids).enumerate().map(is_trained).collect::<Faulty<_>>()?;
     Ok(Sample::Tokens { ids, trained })
-}
-
-fn list(value: Value, pointer: &str) -> Faulty<Vec<Value>> {
-    match value {
-        Value::Array(list) => Ok(list),
-        other => Err((
-            pointer.into(),
-            Fault::WrongType { expected: "a list of numbers", found: describe(&other) },
-        )),
-    }
 }
