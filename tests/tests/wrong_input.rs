@@ -733,12 +733,10 @@ fn skipped_rows_are_counted() {
     );
     let check_all = place.fails(65, "check --model llama3 --dataset rows.jsonl");
     expect![[r#"
-        error: rows.jsonl: row 6 (line 7) /input_ids/1: expected a token id, found text: "two"
+        error[wrong-type]: rows.jsonl: row 6 (line 7) /input_ids/1: expected a token id, found text: "two"
         help: `--on-bad-row skip` leaves such rows out and counts them
-        error: rows.jsonl: row 7 (line 8) /labels: expected 2 labels, one for each of `input_ids`, found 1
+        error[labels-do-not-fit]: rows.jsonl: row 7 (line 8) /labels: expected 2 labels, one for each of `input_ids`, found 1
         help: `--on-bad-row skip` leaves such rows out and counts them
-        1 × labels do not fit: rows 7
-        1 × wrong type: rows 6
         2 of 8 rows are malformed
     "#]].assert_eq(&said(&place, &check_all.stderr));
     let train = TRAIN.replace("--max-steps 2", "--epochs 1").replace("--out out", "--out skipped");

@@ -107,8 +107,10 @@ impl Dataset {
                 (None, None) => continue, // its files hold no rows
             };
             let adapter = Adapter::new(shape, knobs);
+            let mut sound = None;
             for (_, path, found) in of_part {
-                adapter.check(path, found)?;
+                adapter.check(path, found, sound)?;
+                sound = sound.or(Some(path));
             }
             adapters.push((rows.end, adapter));
         }
@@ -203,6 +205,11 @@ impl Dataset {
     /// A file that cannot be read any more.
     pub fn fingerprint(&self) -> Result<String, DataError> {
         fingerprint::fingerprint(&self.files)
+    }
+
+    /// Whether its files are still those that were opened.
+    pub(crate) fn unchanged(&self) -> Result<(), DataError> {
+        self.source.unchanged()
     }
 
     pub(crate) fn error(&self, row: u64, pointer: String, fault: Fault) -> DataError {

@@ -58,6 +58,22 @@ pub enum DataError {
         /// What to do about it.
         help: Option<String>,
     },
+    /// A file is another one than when the data set was opened.
+    #[error("{}: expected the file that was opened, found one of another size or time\nhelp: data must not change while it is trained; start again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A prepared data set that cannot be used.
+    #[error("{}: {problem}{}", path.display(), help_line(help))]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found.
+        problem: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
     /// All files are sound, and none holds a row.
     #[error("{}: expected at least one row, found 0 in {n_files} file(s)", path.display())]
     NoRows {
@@ -77,7 +93,13 @@ pub enum DataError {
         help: Option<String>,
     },
     /// A file lacks a column that its shape needs.
-    #[error("{}: shape {shape} needs the column `{column}`, found {}{}", path.display(), suggest::list(found), help_line(help))]
+    #[error(
+        "{}: shape {shape} needs the column `{column}`, found {}{}{}",
+        path.display(),
+        suggest::list(found),
+        other.as_ref().map_or_else(String::new, |other| format!("; {} has it", other.display())),
+        help_line(help)
+    )]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -87,6 +109,8 @@ pub enum DataError {
         column: String,
         /// The columns that are.
         found: Vec<String>,
+        /// Another file of the data set, which has it.
+        other: Option<PathBuf>,
         /// The nearest name, or the mapping to write.
         help: Option<String>,
     },
@@ -162,7 +186,9 @@ impl DataError {
             | Self::Setting { .. }
             | Self::Cursor { .. }
             | Self::Encoder { .. } => ErrorKind::BadConfig,
-            Self::MixedFolder { .. } => ErrorKind::BadData,
+            Self::MixedFolder { .. } | Self::Changed { .. } | Self::Cache { .. } => {
+                ErrorKind::BadData
+            }
             Self::BadFile { .. } | Self::NoRows { .. } | Self::NoShape { .. } => ErrorKind::BadData,
             Self::MissingColumn { .. } | Self::Row(_) | Self::NothingTrained { .. } => {
                 ErrorKind::BadData

@@ -5,7 +5,7 @@ use crate::{DataError, Dataset, Fault};
 use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::ops::Range;
-use tunesmith_tokens::{EncodeError, Encoder, Example};
+use tunesmith_tokens::{EncodeError, Encoder, Example, Sample};
 
 /// Rows encoded together, on all cores.
 const BLOCK: u64 = 256;
@@ -29,7 +29,17 @@ impl Dataset {
     /// Where `row` is not below [`len`](Self::len).
     pub fn row_examples(&self, row: u64, encoder: &Encoder) -> Result<Vec<Example>, DataError> {
         let sample = self.sample(row)?;
-        encoder.encode(&sample, row).map_err(|error| {
+        self.encode(&sample, row, encoder)
+    }
+
+    /// The examples of a row's sample.
+    pub(crate) fn encode(
+        &self,
+        sample: &Sample,
+        row: u64,
+        encoder: &Encoder,
+    ) -> Result<Vec<Example>, DataError> {
+        encoder.encode(sample, row).map_err(|error| {
             let message = error.to_string();
             match error {
                 // no fault of the row: all rows of this shape fail alike
@@ -37,10 +47,13 @@ impl Dataset {
                 | EncodeError::NoTemplate { .. }
                 | EncodeError::NoEos { .. } => DataError::Encoder { message },
                 _ => {
-                    let message = message
+                    let mut message = message
                         .strip_prefix(&format!("row {row}: "))
                         .unwrap_or(&message)
                         .to_owned();
+                    if let (EncodeError::Template { .. }, Some(roles)) = (&error, roles(sample)) {
+                        message += &format!(" (roles: {roles})");
+                    }
                     self.error(row, String::new(), Fault::Encode { message })
                 }
             }
@@ -51,6 +64,22 @@ impl Dataset {
     pub fn examples<'a>(&'a self, encoder: &'a Encoder, rows: Range<u64>) -> Examples<'a> {
         let rows = rows.start.min(self.len())..rows.end.min(self.len());
         Examples { dataset: self, encoder, rows, ready: VecDeque::new() }
+    }
+}
+
+/// The roles of a conversation's turns, in their order; of the first of several conversations.
+fn roles(sample: &Sample) -> Option<String> {
+    match sample {
+        Sample::Chat(conversation) | Sample::Prompt(conversation) => {
+            let mut roles: Vec<_> =
+                conversation.messages.iter().map(|message| message.role.as_str()).collect();
+            let more = roles.len() > 12;
+            roles.truncate(12);
+            Some(format!("{}{}", roles.join(", "), if more { ", …" } else { "" }))
+        }
+        Sample::Labelled(inner, _) | Sample::Weighted(inner, _) => roles(inner),
+        Sample::Tied(members) => members.first().and_then(roles),
+        _ => None,
     }
 }
 

@@ -96,7 +96,7 @@ pub enum Fault {
         kind: String,
     },
     /// A label of a class that is not listed.
-    #[error("unknown label `{found}`, known are {}", suggest::list(known))]
+    #[error("unknown label `{found}`{}", if known.is_empty() { String::new() } else { format!(", known are {}", suggest::list(known)) })]
     UnknownLabel {
         /// The label as written.
         found: String,
@@ -240,7 +240,7 @@ impl Fault {
         }
     }
 
-    fn help(&self) -> Option<String> {
+    pub(crate) fn help(&self) -> Option<String> {
         const SKIP: &str = "`--on-bad-row skip` leaves such rows out and counts them";
         let help = match self {
             Self::MissingColumn { column, found } => match suggest::column(column, found) {

@@ -11,9 +11,12 @@ mod suggest;
 
 mod check;
 mod dataset;
+mod diagnostic;
 mod examples;
+mod facts;
 mod fingerprint;
 mod mix;
+mod stats;
 
 mod ledger;
 mod order;
@@ -23,9 +26,10 @@ mod stream;
 mod window;
 
 pub use cache_dir::cache_dir;
-pub use check::CheckReport;
+pub use check::{Alike, CheckReport};
 pub use config::{DatasetConfig, HubRepo, Patterns};
 pub use dataset::{Dataset, Part, RowKnobs};
+pub use diagnostic::{Diagnostic, Level};
 pub use error::{DataError, ErrorKind};
 pub use examples::Examples;
 pub use fault::{Fault, Place, RowError};
@@ -33,6 +37,7 @@ pub use fingerprint::fingerprint;
 pub use ledger::Ledger;
 pub use shape::Shape;
 pub use source::{FileKnobs, Format, Row, TextRows, expand};
+pub use stats::{Histogram, Stats};
 pub use stream::{OnBadRow, Packing, Stream, StreamKnobs};
 
 /// The vocabulary of tokens, so that this crate alone takes a file to batches.

@@ -61,6 +61,8 @@ impl Windows {
             None => self.encode(&rows, stop),
         };
         let Some(encoded) = encoded else { return Ok(None) };
+        // what was read of another file is no window, and its faults are no faults
+        self.dataset.unchanged()?;
         let mut examples = Vec::with_capacity(rows.len());
         let mut dropped = Vec::new();
         // the first fault in the order of training is the one reported, whichever thread met another before

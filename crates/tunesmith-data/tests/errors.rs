@@ -603,7 +603,7 @@ fn templates_that_refuse_a_conversation() {
     let encoder = Encoder::new(tokenizer.clone(), Some(template), EncodeKnobs::default());
     let dataset = common::open(path);
     expect![[r#"
-        rows.jsonl: row 1 (line 3): the chat template refuses this conversation: roles must alternate
+        rows.jsonl: row 1 (line 3): the chat template refuses this conversation: roles must alternate (roles: user, user)
         help: `--on-bad-row skip` leaves such rows out and counts them"#]].assert_eq(&plain(&dataset.row_examples(1, &encoder).unwrap_err(), folder.path()));
     let bare = Encoder::new(tokenizer, None, EncodeKnobs::default());
     let error = dataset.row_examples(0, &bare).unwrap_err();
@@ -628,14 +628,12 @@ fn a_check_shows_the_first_and_counts_all() {
     let report = common::open(&path).check(3, None);
     assert!(!report.is_sound());
     expect![[r#"
-        error: rows.jsonl: row 3 (line 4) /text: expected text, found null
+        error[null-content]: rows.jsonl: row 3 (line 4) /text: expected text, found null
+          10 rows like this: 3, 13, 23, …
         help: `--on-bad-row skip` leaves such rows out and counts them
-        error: rows.jsonl: row 7 (line 8) /text: expected text, found a list: [1]
+        error[wrong-type]: rows.jsonl: row 7 (line 8) /text: expected text, found a list: [1]
+          10 rows like this: 7, 17, 27, …
         help: `--on-bad-row skip` leaves such rows out and counts them
-        error: rows.jsonl: row 13 (line 14) /text: expected text, found null
-        help: `--on-bad-row skip` leaves such rows out and counts them
-        10 × null content: rows 3, 13, 23, …
-        10 × wrong type: rows 7, 17, 27, …
         20 of 100 rows are malformed"#]]
     .assert_eq(&report.to_string().replace(&format!("{}/", folder.path().display()), ""));
     assert!(common::open(golden("chats.parquet")).check(20, Some(&encoder(64))).is_sound());

@@ -78,7 +78,12 @@ fn say_error(error: &anyhow::Error) {
             text = format!("{text}{colon}{cause}");
         }
     }
-    eprintln!("error: {text}");
+    // a list of errors names the code of each
+    if text.starts_with("error[") {
+        eprintln!("{text}");
+    } else {
+        eprintln!("error: {text}");
+    }
 }
 
 fn log_to_stderr(verbose: u8) {

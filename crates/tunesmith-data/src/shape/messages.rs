@@ -140,7 +140,7 @@ fn as_tools(value: Value) -> Option<Value> {
 
 /// The messages in a list; `pointer` is the list's own.
 pub(super) fn messages(list: Value, pointer: &str, adapter: &Adapter) -> Faulty<Turns> {
-    let list = super::list(list, pointer, "a list of messages")?;
+    let list = super::list(transposed(list), pointer, "a list of messages")?;
     if list.is_empty() {
         return Err((pointer.into(), Fault::EmptyMessages));
     }
@@ -153,6 +153,24 @@ pub(super) fn messages(list: Value, pointer: &str, adapter: &Adapter) -> Faulty<
         turns.weights.push(weight);
     }
     Ok(turns)
+}
+
+/// A struct of lists, one list per key, as the list of structs that it stands for: old parquet files of `datasets` have
+/// it that way.
+fn transposed(value: Value) -> Value {
+    let Value::Object(fields) = &value else { return value };
+    let columns: Option<Vec<(&String, &Vec<Value>)>> =
+        fields.iter().map(|(name, column)| Some((name, column.as_array()?))).collect();
+    let Some(columns) = columns else { return value };
+    let n = columns.first().map_or(0, |(_, column)| column.len());
+    if columns.is_empty() || columns.iter().any(|(_, column)| column.len() != n) {
+        return value;
+    }
+    let row = |i: usize| {
+        let fields = columns.iter().map(|(name, column)| ((*name).clone(), column[i].clone()));
+        Value::Object(fields.collect())
+    };
+    (0..n).map(row).collect()
 }
 
 /// One message, with the weight that it names itself.

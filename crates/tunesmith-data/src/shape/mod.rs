@@ -185,7 +185,13 @@ impl Adapter {
     }
 
     /// Whether a file has the columns that every row needs.
-    pub(crate) fn check(&self, path: &Path, found: &[String]) -> Result<(), DataError> {
+    /// `sound` is a file that has them.
+    pub(crate) fn check(
+        &self,
+        path: &Path,
+        found: &[String],
+        sound: Option<&&Path>,
+    ) -> Result<(), DataError> {
         let missing = missing(self.shape, &self.names, found);
         let Some(column) = missing.first() else { return Ok(()) };
         let near = suggest::column(column, found);
@@ -203,6 +209,7 @@ impl Adapter {
             shape: self.shape.name(),
             column: named(&self.names, column).into(),
             found: found.to_vec(),
+            other: sound.map(|path| path.to_path_buf()),
             help: Some(help),
         })
     }

@@ -43,11 +43,11 @@ impl CsvFile {
             columns = header(path, &record)?;
         }
         loop {
-            let start = mark + reader.position().byte();
+            let (start, line) = (mark + reader.position().byte(), reader.position().line());
             if !reader.read_byte_record(&mut record).map_err(broken)? {
                 return Ok(Self { file, size, starts, columns, delimiter });
             }
-            if !starts.push(start) {
+            if !starts.push(start, line) {
                 return Err(lines::too_wide(path));
             }
         }
@@ -91,7 +91,7 @@ impl CsvFile {
 
     /// The line a row starts on, from 1.
     pub(super) fn line(&self, row: u64) -> Option<u64> {
-        lines::number(&self.file, self.starts.get(row)?)
+        lines::number(&self.file, &self.starts, row)
     }
 }
 

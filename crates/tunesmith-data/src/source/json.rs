@@ -60,6 +60,6 @@ impl JsonFile {
 
     /// The line a row starts on, from 1; `None` when the file cannot be read any more.
     pub(super) fn line(&self, row: u64) -> Option<u64> {
-        lines::number(&self.file, self.starts.get(row)?)
+        lines::number(&self.file, &self.starts, row)
     }
 }

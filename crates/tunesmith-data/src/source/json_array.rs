@@ -10,9 +10,11 @@ const BLOCK: usize = 1 << 20;
 
 /// The offset of every element of the array whose first byte after `[` is at `from`.
 pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Offsets, DataError> {
+    let before = prefix_lines(file, from).map_err(|error| DataError::io(path, error))?;
     let mut scan = Scan {
         starts: Offsets::default(),
         wide: false,
+        line: before + 1,
         depth: 0,
         state: State::BeforeElement,
         closed: None,
@@ -49,8 +51,17 @@ pub(super) fn starts(path: &Path, file: &File, from: u64) -> Result<Offsets, Dat
     Ok(scan.starts)
 }
 
+/// Line ends before the array's first byte.
+fn prefix_lines(file: &File, from: u64) -> std::io::Result<u64> {
+    let mut bytes = vec![0; from.min(1 << 20) as usize];
+    let read = read_at(file, &mut bytes, 0)?;
+    Ok(memchr::memchr_iter(b'\n', &bytes[..read]).count() as u64)
+}
+
 struct Scan {
     starts: Offsets,
+    /// The line of the current byte, from 1.
+    line: u64,
     /// Two rows lie too far apart to be rows.
     wide: bool,
     /// Open brackets and braces inside the current element.
@@ -71,6 +82,7 @@ enum State {
 impl Scan {
     /// Takes one byte; what is wrong with it, if something is.
     fn byte(&mut self, byte: u8, at: u64) -> Result<(), String> {
+        self.line += u64::from(byte == b'\n');
         match self.state {
             _ if self.closed.is_some() => {
                 if !byte.is_ascii_whitespace() {
@@ -104,7 +116,7 @@ impl Scan {
                     return Err(format!("`{}` where an object must stand", char::from(byte)));
                 }
                 _ => {
-                    self.wide |= !self.starts.push(at);
+                    self.wide |= !self.starts.push(at, self.line);
                     self.state = match byte {
                         b'"' => State::InString,
                         _ => State::InElement,

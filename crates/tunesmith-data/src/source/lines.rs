@@ -24,18 +24,30 @@ pub(super) fn mark(file: &File) -> std::io::Result<u64> {
 /// Only `\n` ends a line: U+2028 and its like occur inside JSON strings.
 pub(super) fn starts(path: &Path, file: &File, from: u64, size: u64) -> Result<Offsets, DataError> {
     let n_blocks = (size - from).div_ceil(BLOCK);
-    let mut offsets = Offsets::default();
+    let (mut offsets, mut lines_before) = (Offsets::default(), 0);
     for wave in (0..n_blocks).step_by(WAVE as usize) {
-        let blocks: Vec<Vec<u64>> = (wave..(wave + WAVE).min(n_blocks))
+        let blocks: Vec<Block> = (wave..(wave + WAVE).min(n_blocks))
             .into_par_iter()
             .map(|block| in_block(file, from, block, size))
             .collect::<std::io::Result<_>>()
             .map_err(|error| DataError::io(path, error))?;
-        if !blocks.into_iter().flatten().all(|start| offsets.push(start)) {
-            return Err(too_wide(path));
+        for block in blocks {
+            for (start, line) in block.starts {
+                if !offsets.push(start, lines_before + line) {
+                    return Err(too_wide(path));
+                }
+            }
+            lines_before += block.line_ends;
         }
     }
     Ok(offsets)
+}
+
+/// What a block of a file holds.
+struct Block {
+    /// The lines that start in it and hold something: offset, and number counted from 1 at the block's start.
+    starts: Vec<(u64, u64)>,
+    line_ends: u64,
 }
 
 pub(super) fn too_wide(path: &Path) -> DataError {
@@ -47,22 +59,26 @@ pub(super) fn too_wide(path: &Path) -> DataError {
     }
 }
 
-fn in_block(file: &File, from: u64, block: u64, size: u64) -> std::io::Result<Vec<u64>> {
+fn in_block(file: &File, from: u64, block: u64, size: u64) -> std::io::Result<Block> {
     let (start, end) = (from + block * BLOCK, (from + (block + 1) * BLOCK).min(size));
     let bytes = peek(file, start, (end - start) as usize)?;
-    let first = (block == 0).then_some(start);
-    let after = memchr::memchr_iter(b'\n', &bytes).map(|newline| start + newline as u64 + 1);
+    let first = (block == 0).then_some((start, 1));
+    let mut line_ends = 0;
+    let after = memchr::memchr_iter(b'\n', &bytes).map(|newline| {
+        line_ends += 1;
+        (start + newline as u64 + 1, line_ends + 1)
+    });
     let mut starts = Vec::new();
-    for line in first.into_iter().chain(after) {
+    for (line, number) in first.into_iter().chain(after) {
         let solid = match bytes.get((line - start) as usize) {
             Some(byte) if !byte.is_ascii_whitespace() => true,
             _ => holds_something(file, line)?,
         };
         if solid {
-            starts.push(line);
+            starts.push((line, number));
         }
     }
-    Ok(starts)
+    Ok(Block { starts, line_ends })
 }
 
 /// Whether the line at `start` has anything but white space before its end.
@@ -93,10 +109,10 @@ pub(super) fn first_solid(file: &File, from: u64) -> std::io::Result<Option<(u64
     }
 }
 
-/// The line, from 1, that the byte at `offset` stands on; `None` when the file cannot be read any more.
-pub(super) fn number(file: &File, offset: u64) -> Option<u64> {
-    let mut line = 1;
-    let mut at = 0;
+/// The line, from 1, that a row starts on; `None` when the file cannot be read any more.
+pub(super) fn number(file: &File, rows: &Offsets, row: u64) -> Option<u64> {
+    let (mut at, mut line) = rows.known_line(row)?;
+    let offset = rows.get(row)?;
     while at < offset {
         let block = peek(file, at, (offset - at).min(BLOCK) as usize)
             .ok()

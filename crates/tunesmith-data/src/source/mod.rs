@@ -27,6 +27,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// The columns of a row, by name.
 pub type Row = Map<String, Value>;
@@ -34,10 +35,20 @@ pub type Row = Map<String, Value>;
 /// A file by its index and path, with its columns.
 type FileColumns<'a> = (usize, &'a Path, Vec<String>);
 
+/// Size and time of a file.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(path: &Path) -> Result<Stamp, DataError> {
+    let metadata = path.metadata().map_err(|error| DataError::io(path, error))?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
 /// All files of a data set, one after the other.
 #[derive(Debug)]
 pub(crate) struct Source {
     files: Vec<(PathBuf, Rows)>,
+    /// Size and time of each file when it was opened.
+    stamps: Vec<Stamp>,
     /// `starts[i]` is the first row of file `i`; the last entry is the number of rows.
     starts: Vec<u64>,
 }
@@ -46,13 +57,14 @@ impl Source {
     /// Opens the files and counts their rows; no row is parsed yet.
     pub(crate) fn open(files: &[(PathBuf, &FileKnobs)]) -> Result<Self, DataError> {
         let cache = cache::Cache::default();
-        let (mut opened, mut starts) = (Vec::new(), vec![0]);
+        let (mut opened, mut starts, mut stamps) = (Vec::new(), vec![0], Vec::new());
         for (path, knobs) in files {
+            stamps.push(stamp(path)?);
             let file = Rows::open(path, knobs, &cache)?;
             starts.push(starts[opened.len()] + file.len());
             opened.push((path.clone(), file));
         }
-        let source = Self { files: opened, starts };
+        let source = Self { files: opened, stamps, starts };
         match files.first() {
             Some((path, _)) if source.len() == 0 => {
                 Err(DataError::NoRows { path: path.clone(), n_files: files.len() })
@@ -60,6 +72,16 @@ impl Source {
             Some(_) => Ok(source),
             None => Err(DataError::NoDataFile { path: PathBuf::new() }),
         }
+    }
+
+    /// Whether the files are still those that were opened, by their sizes and times.
+    pub(crate) fn unchanged(&self) -> Result<(), DataError> {
+        for ((path, _), opened) in self.files.iter().zip(&self.stamps) {
+            if stamp(path)? != *opened {
+                return Err(DataError::Changed { path: path.clone() });
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> u64 {

@@ -46,7 +46,7 @@ impl TextFile {
             TextRows::Document => {
                 let mut starts = Offsets::default();
                 let is_wide =
-                    lines::first_solid(&file, mark).map_err(io)?.is_some() && !starts.push(mark);
+                    lines::first_solid(&file, mark).map_err(io)?.is_some() && !starts.push(mark, 1);
                 if is_wide {
                     return Err(lines::too_wide(path));
                 }
@@ -72,7 +72,7 @@ impl TextFile {
     }
 
     pub(super) fn line(&self, row: u64) -> Option<u64> {
-        lines::number(&self.file, self.starts.get(row)?)
+        lines::number(&self.file, &self.starts, row)
     }
 }
 
@@ -84,6 +84,7 @@ fn paragraphs(path: &Path, file: &File, from: u64) -> Result<Offsets, DataError>
     reader.seek(SeekFrom::Start(from)).map_err(io)?;
     // of the line that begins at `line`: whether it holds something so far
     let (mut at, mut line, mut solid, mut after_blank) = (from, from, false, true);
+    let mut number = 1;
     loop {
         let bytes = reader.fill_buf().map_err(io)?;
         if bytes.is_empty() {
@@ -95,13 +96,14 @@ fn paragraphs(path: &Path, file: &File, from: u64) -> Result<Offsets, DataError>
         };
         if !solid && bytes[..len].iter().any(|byte| !byte.is_ascii_whitespace()) {
             solid = true;
-            if after_blank && !starts.push(line) {
+            if after_blank && !starts.push(line, number) {
                 return Err(lines::too_wide(path));
             }
         }
         at += len as u64;
         reader.consume(len);
         if ends {
+            number += 1;
             (line, after_blank, solid) = (at, !solid, false);
         }
     }

@@ -21,9 +21,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let mut prepared = Plan::new(args)?.prepare(now())?;
     let rows = prepared.dataset.check(SHOWN_ERRORS, Some(&prepared.encoder));
     if !rows.is_sound() && prepared.recipe.data.on_bad_row == OnBadRow::Stop {
-        let text = rows.to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text); // said once, by whoever prints it
-        return Err(Failure(Exit::BadData, text.to_owned()).into());
+        return Err(Failure(Exit::BadData, rows.to_string()).into());
     }
     let Some(batch) = prepared.first_batch()? else {
         let text = "not one row gives a batch\nhelp: look at them with `tunesmith data show`";
