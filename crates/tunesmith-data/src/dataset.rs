@@ -3,6 +3,7 @@
 use crate::error::DataError;
 use crate::fault::Fault;
 use crate::mix::Mix;
+use crate::prepared::Prepared;
 use crate::shape::{Adapter, Shape, detect};
 use crate::source::{FileKnobs, Row, Source, expand};
 use crate::{DatasetConfig, fingerprint};
@@ -60,6 +61,8 @@ pub struct Dataset {
     adapters: Vec<(u64, Adapter)>,
     /// Where an epoch is not simply all rows.
     mix: Option<Mix>,
+    /// Where the rows are tokens already.
+    pub(crate) prepared: Option<Prepared>,
     n_rows: u64,
 }
 
@@ -125,13 +128,13 @@ impl Dataset {
         }
         let n_rows = source.len();
         tracing::debug!(rows = n_rows, files = files.len(), "opened a data set");
-        Ok(Self { files, source, adapters, mix, n_rows })
+        Ok(Self { files, source, adapters, mix, prepared: None, n_rows })
     }
 
     /// The same data set without what follows its first `rows` rows (at least one); sources are no longer mixed.
     #[must_use]
     pub fn first(self, rows: u64) -> Self {
-        Self { n_rows: rows.clamp(1, self.n_rows), mix: None, ..self }
+        Self { n_rows: rows.clamp(1, self.n_rows), mix: None, prepared: None, ..self }
     }
 
     /// How many rows it has; at least one.
@@ -148,6 +151,12 @@ impl Dataset {
     /// The row that an epoch takes at place `draw` (below [`draws`](Self::draws)), before the shuffle.
     pub fn draw(&self, seed: u64, epoch: u64, draw: u64) -> u64 {
         self.mix.as_ref().map_or(draw, |mix| mix.row(seed, epoch, draw))
+    }
+
+    /// How its rows are read, as text: what a name of its tokens depends on beside the files.
+    pub(crate) fn reading(&self) -> String {
+        let parts = self.adapters.iter().map(|(end, adapter)| format!("{end} {adapter:?}"));
+        format!("{} {}", parts.collect::<Vec<_>>().join("; "), self.source.reading())
     }
 
     /// The shape of its rows; of several sources, of the first.

@@ -28,6 +28,11 @@ impl Dataset {
     /// # Panics
     /// Where `row` is not below [`len`](Self::len).
     pub fn row_examples(&self, row: u64, encoder: &Encoder) -> Result<Vec<Example>, DataError> {
+        if let Some(prepared) = &self.prepared
+            && let Some(examples) = prepared.examples(row, encoder)?
+        {
+            return Ok(examples);
+        }
         let sample = self.sample(row)?;
         self.encode(&sample, row, encoder)
     }

@@ -16,6 +16,7 @@ mod examples;
 mod facts;
 mod fingerprint;
 mod mix;
+mod prepared;
 mod stats;
 
 mod ledger;
@@ -35,6 +36,7 @@ pub use examples::Examples;
 pub use fault::{Fault, Place, RowError};
 pub use fingerprint::fingerprint;
 pub use ledger::Ledger;
+pub use prepared::{Prepared, Written};
 pub use shape::Shape;
 pub use source::{FileKnobs, Format, Row, TextRows, expand};
 pub use stats::{Histogram, Stats};

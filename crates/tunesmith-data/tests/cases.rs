@@ -416,7 +416,8 @@ fn a_file_that_changes_while_it_is_read() {
     };
     expect![[r#"
         rows.jsonl: expected the file that was opened, found one of another size or time
-        help: data must not change while it is trained; start again"#]].assert_eq(&plain(&error.to_string(), folder.path()));
+        help: data must not change while it is trained; start again"#]]
+    .assert_eq(&plain(&error.to_string(), folder.path()));
 }
 
 #[test]

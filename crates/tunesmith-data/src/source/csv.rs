@@ -57,6 +57,10 @@ impl CsvFile {
         self.starts.len()
     }
 
+    pub(super) fn delimiter(&self) -> u8 {
+        self.delimiter
+    }
+
     pub(super) fn columns(&self) -> &[String] {
         &self.columns
     }

@@ -112,6 +112,17 @@ impl Rows {
         }
     }
 
+    /// What it was read as.
+    pub(super) fn kind(&self) -> String {
+        match self {
+            Self::Json(_) => "json".into(),
+            Self::Parquet(_) => "parquet".into(),
+            Self::Arrow(_) => "arrow".into(),
+            Self::Csv(file) => format!("csv {}", file.delimiter()),
+            Self::Text(_) => "text".into(),
+        }
+    }
+
     /// The columns that the file itself declares.
     pub(super) fn columns(&self) -> Option<Vec<String>> {
         match self {

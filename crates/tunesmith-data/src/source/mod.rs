@@ -74,6 +74,12 @@ impl Source {
         }
     }
 
+    /// How the files are read, as text: their formats, and where rows start in them.
+    pub(crate) fn reading(&self) -> String {
+        let kinds = self.files.iter().map(|(_, rows)| format!("{} {}", rows.kind(), rows.len()));
+        kinds.collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether the files are still those that were opened, by their sizes and times.
     pub(crate) fn unchanged(&self) -> Result<(), DataError> {
         for ((path, _), opened) in self.files.iter().zip(&self.stamps) {
