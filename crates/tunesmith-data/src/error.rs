@@ -106,11 +106,11 @@ pub enum DataError {
         /// The row shape.
         shape: &'static str,
         /// The column that is not there.
-        column: String,
+        column: Box<str>,
         /// The columns that are.
         found: Vec<String>,
         /// Another file of the data set, which has it.
-        other: Option<PathBuf>,
+        other: Option<Box<Path>>,
         /// The nearest name, or the mapping to write.
         help: Option<String>,
     },

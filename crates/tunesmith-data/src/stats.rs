@@ -13,7 +13,7 @@ const WINDOW: usize = 1024;
 const MAX_CLASSES: usize = 1000;
 
 /// The statistics of a data set.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Stats {
     /// Rows of the data set.
     pub rows: u64,
@@ -78,23 +78,6 @@ impl Dataset {
         stats.packs = packing.finish();
         stats.notes = check.notes.iter().map(|(name, alike)| (*name, alike.count)).collect();
         Ok((stats, check))
-    }
-}
-
-impl Default for Stats {
-    fn default() -> Self {
-        Self {
-            rows: 0,
-            malformed: 0,
-            tokens: Histogram::default(),
-            trained: Histogram::default(),
-            turns: Histogram::default(),
-            truncated: (0, 0),
-            duplicates: 0,
-            labels: BTreeMap::new(),
-            packs: None,
-            notes: BTreeMap::new(),
-        }
     }
 }
 

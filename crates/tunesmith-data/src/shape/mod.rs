@@ -209,7 +209,7 @@ impl Adapter {
             shape: self.shape.name(),
             column: named(&self.names, column).into(),
             found: found.to_vec(),
-            other: sound.map(|path| path.to_path_buf()),
+            other: sound.map(|path| Box::from(*path)),
             help: Some(help),
         })
     }
