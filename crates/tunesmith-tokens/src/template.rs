@@ -108,6 +108,8 @@ pub(crate) struct Scene {
     pub(crate) messages: Vec<Value>,
     context: BTreeMap<String, Value>,
     has_tools: bool,
+    /// The length of all contents: about that of the text.
+    n_bytes: usize,
 }
 
 impl Template {
@@ -207,7 +209,8 @@ impl Template {
             context.insert(name.clone(), Value::from(Serde(value)));
         }
         let messages = conversation.messages.iter().map(message_value).collect();
-        Scene { messages, context, has_tools: tools.is_some() }
+        let n_bytes = conversation.messages.iter().map(|message| message.content.len()).sum();
+        Scene { messages, context, has_tools: tools.is_some(), n_bytes }
     }
 
     /// Renders `messages` in the surroundings of `scene`.
@@ -230,7 +233,8 @@ impl Template {
         }
         let name = if scene.has_tools && self.has_tool_use { TOOL_USE } else { DEFAULT };
         let template = self.env.get_template(name).map_err(syntax_error)?;
-        let mut output = Limited(Vec::new());
+        let mut output = Limited(Vec::with_capacity(scene.n_bytes + scene.n_bytes / 8 + 256));
+        environment::begin();
         template
             .render_captured_to(Value::from_pairs(context), &mut output)
             .map_err(render_error)?;
@@ -280,7 +284,7 @@ fn render_error(error: minijinja::Error) -> TemplateError {
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
         {
-            return TemplateError::Limit(format!("{MAX_OUTPUT} bytes of output"));
+            return TemplateError::Limit(format!("{MAX_OUTPUT} bytes of text"));
         }
         source = cause.source();
     }

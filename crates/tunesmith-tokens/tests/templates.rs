@@ -86,6 +86,9 @@ fn hostile_templates_are_stopped() {
     for source in [
         "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
         "{% for a in range(100000) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' * 100 }}{% endfor %}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% macro m(x, n) %}{{ m(x + x, n - 1) if n else '' }}{% endmacro %}{{ m('ab', 64) }}",
+        "{% set x %}{% for a in range(100000) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' * 100 }}{% endfor %}{% endset %}",
     ] {
         assert!(matches!(render(source), Err(TemplateError::Limit(_))), "{source}");
     }

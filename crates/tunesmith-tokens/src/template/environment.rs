@@ -1,9 +1,11 @@
 //! The Jinja environment that chat templates expect: block trimming, loop controls, and four functions of their own.
 
-use super::{FUEL, clock, generation, json, methods, python, source};
+use super::{FUEL, MAX_OUTPUT, clock, generation, json, methods, python, source};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use std::cell::Cell;
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What `raise_exception` was called with; it travels as the source of an engine error.
@@ -22,8 +24,11 @@ pub(super) fn new() -> Environment<'static> {
     env.set_fuel(Some(FUEL));
     env.set_formatter(|out, _, value| {
         let written = match value.as_str() {
-            Some(text) => out.write_str(text),
-            None => out.write_str(&python::str(value)),
+            Some(text) => count(text.len()).map(|()| out.write_str(text))?,
+            None => {
+                let text = python::str(value);
+                count(text.len()).map(|()| out.write_str(&text))?
+            }
         };
         written.map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
     });
@@ -47,6 +52,7 @@ pub(super) fn new() -> Environment<'static> {
     });
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     env.add_function(source::EACH, each);
+    env.add_function(source::BOUNDED, bounded);
     env.add_function("raise_exception", raise_exception);
     env.add_function(generation::FUNCTION, generation::call);
     let now =
@@ -58,6 +64,33 @@ pub(super) fn new() -> Environment<'static> {
 /// Makes `strftime_now` tell this time.
 pub(super) fn set_clock(env: &mut Environment<'static>, unix_seconds: i64) {
     env.add_function("strftime_now", move |format: &str| clock::strftime(format, unix_seconds));
+}
+
+thread_local! {
+    /// What the render on this thread has written, into blocks and macros as well: what they hold does not go through
+    /// the output, whose length is limited by itself.
+    static WRITTEN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// To be called before each render.
+pub(super) fn begin() {
+    WRITTEN.set(0);
+}
+
+fn count(n: usize) -> Result<(), Error> {
+    WRITTEN.set(WRITTEN.get().saturating_add(n));
+    if WRITTEN.get() > 4 * MAX_OUTPUT { Err(too_large()) } else { Ok(()) }
+}
+
+/// What a variable may be: text that could be put out.
+fn bounded(value: Value) -> Result<Value, Error> {
+    let length = value.as_str().map_or(0, str::len);
+    if length > MAX_OUTPUT { Err(too_large()) } else { Ok(value) }
+}
+
+fn too_large() -> Error {
+    Error::new(ErrorKind::InvalidOperation, "too much text")
+        .with_source(io::Error::from(io::ErrorKind::FileTooLarge))
 }
 
 fn raise_exception(_: &State, message: &Value, kwargs: Kwargs) -> Result<Value, Error> {

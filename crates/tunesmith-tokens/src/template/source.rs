@@ -1,13 +1,17 @@
 //! What is rewritten in a template's source before the engine compiles it.
 //!
-//! Two things: `{% generation %}` blocks, which are no Jinja of the engine's (see `generation`), and what loops run over,
-//! so that a loop over none fails as it does in Python. Comments, raw blocks and string literals are left alone, and no
-//! line changes its number.
+//! Three things: `{% generation %}` blocks, which are no Jinja of the engine's (see `generation`); what loops run over, so
+//! that a loop over none fails as it does in Python; and what variables and the parameters of macros are set to, so that
+//! a text which a template doubles again and again is stopped before it fills the memory. Comments, raw blocks and string
+//! literals are left alone, and no line changes its number.
 
 use super::generation;
 
 /// The function through which loops see what they run over.
 pub(super) const EACH: &str = "__each__";
+
+/// The function through which values go that are given a name.
+pub(super) const BOUNDED: &str = "__bounded__";
 
 /// The rewritten source, and whether it has `{% generation %}` blocks.
 pub(super) fn rewrite(source: &str) -> (String, bool) {
@@ -44,6 +48,15 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
                         ),
                         "endgeneration" => out.push_str(&[open, " endcall ", close].concat()),
                         "for" => out.push_str(&[open, &checked_loop(body), close].concat()),
+                        "set" => out.push_str(&[open, &bounded_set(body), close].concat()),
+                        "macro" => {
+                            out.push_str(tag);
+                            for name in parameters(body) {
+                                let set =
+                                    ["{% set ", name, " = ", BOUNDED, "((", name, ")) ", close];
+                                out.push_str(&set.concat());
+                            }
+                        }
                         _ => out.push_str(tag),
                     }
                     rest = &tail[tag.len()..];
@@ -85,6 +98,29 @@ fn checked_loop(body: &str) -> String {
     let filter = scan(iterated, keyword("if"));
     let end = filter.or_else(|| scan(iterated, keyword("recursive"))).unwrap_or(iterated.len());
     format!("{targets} {EACH}({}){}", &iterated[..end], &iterated[end..])
+}
+
+/// `set a = b` as `set a = __bounded__((b))`; a block that is given a name has no such sign, and stays.
+fn bounded_set(body: &str) -> String {
+    match scan(body, |rest, depth| depth == 0 && rest.starts_with('=')) {
+        Some(at) => format!("{} {BOUNDED}(({}))", &body[..=at], &body[at + 1..]),
+        None => body.to_owned(),
+    }
+}
+
+/// The names of a macro's parameters.
+fn parameters(body: &str) -> impl Iterator<Item = &str> {
+    let list = body.split_once('(').map_or("", |(_, list)| list);
+    let mut rest = list.rsplit_once(')').map_or(list, |(list, _)| list);
+    std::iter::from_fn(move || {
+        if rest.trim().is_empty() {
+            return None;
+        }
+        let comma = scan(rest, |rest, depth| depth == 0 && rest.starts_with(','));
+        let (parameter, behind) = rest.split_at(comma.unwrap_or(rest.len()));
+        rest = behind.get(1..).unwrap_or_default();
+        Some(parameter.split('=').next().unwrap_or_default().trim())
+    })
 }
 
 /// The first place outside string literals where `found` says yes to the rest of the text and the depth of brackets.
@@ -142,6 +178,15 @@ mod tests {
             "{%- for t in __each__( [x if y else z, ' in if ']) recursive -%}",
         );
         check("{%- for ins in\n  index -%}", "{%- for ins in __each__(\n  index )-%}");
+        check("{%- set a = b == c -%}", "{%- set a = __bounded__(( b == c ))-%}");
+        check("{% set a, b.c = 1, '=' %}", "{% set a, b.c = __bounded__(( 1, '=' ))%}");
+        check("{% set a %}x{% endset %}", "{% set a %}x{% endset %}");
+        check(
+            "{% macro m(a, b=[1, 2], c = ')') -%}",
+            "{% macro m(a, b=[1, 2], c = ')') -%}{% set a = __bounded__((a)) -%}\
+             {% set b = __bounded__((b)) -%}{% set c = __bounded__((c)) -%}",
+        );
+        check("{% macro m() %}", "{% macro m() %}");
         check("a { b {", "a { b {");
         check("{% for", "{% for");
         assert_eq!((rewrite("{% generation %}").1, rewrite("{{ generation }}").1), (true, false));
