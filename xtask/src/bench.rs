@@ -4,9 +4,11 @@
 //! `peer` finds the Python that the other side needs, `report` prints. One file per benchmark.
 
 mod data;
+mod generate;
 mod peer;
 mod report;
 mod rounds;
+mod train;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// The benchmarks by name.
-pub(crate) const NAMES: [&str; 1] = ["data"];
+pub(crate) const NAMES: [&str; 3] = ["data", "generate", "train"];
 
 /// What the benchmarks take.
 #[derive(Debug, PartialEq)]
@@ -23,6 +25,8 @@ struct Options {
     rounds: usize,
     /// Whether the Python side runs, too.
     peer: bool,
+    /// The one setting that is measured, of a benchmark that has several.
+    only: Option<String>,
     /// The folder with the models and data that are measured.
     parts: Option<PathBuf>,
 }
@@ -30,7 +34,7 @@ struct Options {
 impl Options {
     fn parse(arguments: &[OsString], parts: Option<OsString>) -> Result<Self> {
         let parts = parts.filter(|parts| !parts.is_empty()).map(PathBuf::from);
-        let mut options = Options { rounds: 3, peer: true, parts };
+        let mut options = Options { rounds: 3, peer: true, only: None, parts };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value =
@@ -44,9 +48,10 @@ impl Options {
                         })?;
                 }
                 Some("--ours-only") => options.peer = false,
+                Some("--only") => options.only = Some(value()?.to_string_lossy().into_owned()),
                 Some("--parts") => options.parts = Some(value()?.into()),
                 _ => bail!(
-                    "unexpected argument `{}`: expected --rounds N, --ours-only, --parts DIR",
+                    "unexpected argument `{}`: expected --rounds N, --ours-only, --only SETTING, --parts DIR",
                     word.display()
                 ),
             }
@@ -82,6 +87,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let options = Options::parse(rest, std::env::var_os("TUNESMITH_PARTS"))?;
     match name.to_str() {
         Some("data") => data::run(&options),
+        Some("generate") => generate::run(&options),
+        Some("train") => train::run(&options),
         _ => bail!("no benchmark is named `{}`: {}", name.display(), expected()),
     }
 }
@@ -97,14 +104,20 @@ mod tests {
 
     #[test]
     fn options() {
-        let default = Options { rounds: 3, peer: true, parts: Some("/parts".into()) };
+        let parts = Some("/parts".into());
+        let default = Options { rounds: 3, peer: true, only: None, parts };
         assert_eq!(parse("").unwrap(), default);
-        let given = Options { rounds: 5, peer: false, parts: Some("/b".into()) };
-        assert_eq!(parse("--ours-only --parts /b --rounds 5").unwrap(), given);
+        let only = Some("fp32".into());
+        let given = Options { rounds: 5, peer: false, only, parts: Some("/b".into()) };
+        let line = "--ours-only --parts /b --rounds 5 --only fp32";
+        assert_eq!(parse(line).unwrap(), given);
         for (line, message) in [
             ("--rounds", "--rounds wants a value"),
             ("--rounds 0", "--rounds: expected a number from 1 on, found `0`"),
-            ("x", "unexpected argument `x`: expected --rounds N, --ours-only, --parts DIR"),
+            (
+                "x",
+                "unexpected argument `x`: expected --rounds N, --ours-only, --only SETTING, --parts DIR",
+            ),
         ] {
             assert_eq!(parse(line).unwrap_err().to_string(), message);
         }
@@ -114,7 +127,7 @@ mod tests {
         );
         assert_eq!(
             run(&["dta".into()]).unwrap_err().to_string(),
-            "no benchmark is named `dta`: expected one of data"
+            "no benchmark is named `dta`: expected one of data, generate, train"
         );
     }
 }

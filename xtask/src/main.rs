@@ -38,8 +38,8 @@ const TASKS: [(&str, &str); 6] = [
         "everything, cheapest first; --quick: what needs no libtorch",
     ),
     (
-        "bench data [--rounds N]",
-        "ours beside the usual Python stack, by turns; the last line is JSON",
+        "bench <what> [--rounds N]",
+        "data, train or generate beside the usual Python stack, by turns; the last line is JSON",
     ),
     ("layering", "which crate may depend on which; `test` includes it"),
     ("doctor", "what this machine has of what tunesmith needs"),
@@ -182,7 +182,7 @@ mod tests {
               setup [--cuda]                 fetch libtorch once; --cuda, or an NVIDIA driver here, brings the CUDA side
               build [--cuda]                 setup, then target/release/tunesmith, which runs directly
               test [--quick] [--keep-going]  everything, cheapest first; --quick: what needs no libtorch
-              bench data [--rounds N]        ours beside the usual Python stack, by turns; the last line is JSON
+              bench <what> [--rounds N]      data, train or generate beside the usual Python stack, by turns; the last line is JSON
               layering                       which crate may depend on which; `test` includes it
               doctor                         what this machine has of what tunesmith needs
 

@@ -1,8 +1,9 @@
 //! Training steps on rows of ids, timed: tunesmith's half of `cargo xtask bench train`.
 //!
-//! `throughput <model dir> <fp32|bf16> <ids.json> <rows per step> <steps>` prints one JSON object per step: its
-//! seconds, loss, and the process's peak memory so far. `ids.json` holds rows of equal length; every token is trained.
-#![allow(clippy::print_stdout, reason = "stdout is the result")]
+//! `throughput <model dir> <fp32|bf16> <ids.json> <rows per step> <steps>`. Every token is trained. A line per step goes
+//! to stderr; the last line of stdout is one JSON object: medians of all steps but the first, seconds from the start
+//! of the process to the end of the first step, peak memory, the first loss.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "stdout and stderr are the result")]
 
 use anyhow::{Context, bail};
 use std::{path::PathBuf, time::Instant};
@@ -12,7 +13,6 @@ use tunesmith_tokens::{Batch, Example};
 use tunesmith_train::{AdamW, AdamWKnobs, Sft, step};
 
 fn main() -> anyhow::Result<()> {
-    let started = Instant::now();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, kind, ids, per_step, steps] = &args[..] else {
         bail!("expected <model dir> <fp32|bf16> <ids.json> <rows per step> <steps>");
@@ -30,29 +30,60 @@ fn main() -> anyhow::Result<()> {
     let options = LoadOptions { kind, device: Device::Cpu, trainable: Trainable::Everything };
     let model = Transformer::load(&PathBuf::from(model), options)?;
     let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
+    let (mut wall, mut cpu, mut losses, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
     for i in 0..steps {
-        let begun = Instant::now();
+        let (begun, cpu_before) = (Instant::now(), Stat::read()?.cpu);
         let examples: Vec<Example> = (0..per_step)
             .map(|j| rows[(i * per_step + j) % rows.len()].clone())
             .map(|ids| Example { trained: vec![true; ids.len()], ids, ..Example::default() })
             .collect();
         let batch = Batch::new(&examples);
         let outcome = step(&model, &mut optimizer, &Sft, &[batch], 1e-5, 0)?;
-        println!(
-            "{}",
-            serde_json::json!({
-                "step": i,
-                "seconds": begun.elapsed().as_secs_f64(),
-                "since_start": started.elapsed().as_secs_f64(),
-                "tokens": examples.iter().map(|e| e.ids.len()).sum::<usize>(),
-                "loss": outcome.loss,
-                "grad_norm": outcome.grad_norm,
-                "peak_mib": status_mib("VmHWM:")?,
-                "rss_mib": status_mib("VmRSS:")?,
-            })
-        );
+        wall.push(begun.elapsed().as_secs_f64());
+        cpu.push(Stat::read()?.cpu - cpu_before);
+        losses.push(outcome.loss);
+        if i == 0 {
+            first = Stat::read()?.since_start;
+        }
+        let (seconds, rss) = (wall[i], status_mib("VmRSS:")?);
+        eprintln!("step {i}  loss {:.6}  {seconds:.3} s  {rss} MiB", outcome.loss);
     }
+    let figures = serde_json::json!({
+        "seconds": median(&wall[1..]),
+        "cpu_seconds": median(&cpu[1..]),
+        "tokens": per_step * rows[0].len(),
+        "first_step": first,
+        "peak_mib": status_mib("VmHWM:")?,
+        "loss": losses[0],
+    });
+    println!("{figures}");
     Ok(())
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n => (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
+    }
+}
+
+/// What the kernel counts of this process, in seconds.
+struct Stat {
+    cpu: f64,
+    since_start: f64,
+}
+
+impl Stat {
+    fn read() -> anyhow::Result<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let seconds = |i: usize| -> anyhow::Result<f64> { Ok(fields[i].parse::<f64>()? / 100.0) };
+        let uptime = std::fs::read_to_string("/proc/uptime")?;
+        let uptime: f64 = uptime.split_whitespace().next().context("no uptime")?.parse()?;
+        Ok(Self { cpu: seconds(11)? + seconds(12)?, since_start: uptime - seconds(19)? })
+    }
 }
 
 /// A line of `/proc/self/status`, in MiB.
