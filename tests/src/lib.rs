@@ -2,6 +2,8 @@
 //!
 //! The expected numbers lie in `tests/golden`, whose README says which Python made them.
 
+pub mod hostile;
+pub mod mutate;
 mod place;
 
 pub use place::{Place, Ran, binary};

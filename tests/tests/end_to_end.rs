@@ -27,6 +27,7 @@ fn a_run_leaves_what_architecture_md_says() {
         "metrics.jsonl",
         "recipe.toml",
         "report.html",
+        "rows.jsonl",
         "tensorboard",
     ];
     assert_eq!(place.names("runs/x"), files);

@@ -3,8 +3,9 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
+    path::Path,
     process::{Child, Stdio},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use tunesmith_tests::*;
 
@@ -57,7 +58,7 @@ fn a_signal_saves_and_the_run_goes_on_as_if_nothing_had_happened() {
     let place = place();
     let train = format!("{TRAIN} --max-steps 150 --save-every 40");
     place.ok(&format!("{train} --out whole"));
-    for (signal, run) in [(Signal::INT, "int"), (Signal::TERM, "term"), (Signal::USR1, "usr1")] {
+    for (signal, run) in [(Signal::INT, "int"), (Signal::USR2, "usr2")] {
         let mut child = start(&place, &format!("{train} --out {run}"));
         wait_for(&place, run, 5, &mut child);
         kill_process(Pid::from_child(&child), signal).expect("the run goes on");
@@ -79,29 +80,75 @@ fn a_signal_saves_and_the_run_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn a_run_killed_at_random_moments_ends_as_if_never_killed() {
+fn resuming_at_every_step_changes_no_later_one() {
     let place = place();
-    let train = format!("{TRAIN} --max-steps 160 --save-every 4");
-    place.ok(&format!("{train} --out whole"));
-    let mut kills = Vec::new();
-    for kill in 0..6 {
-        let mut child = start(&place, &format!("{train} --out killed --resume"));
-        let logged = wait_for(&place, "killed", 3 + kill * 22, &mut child);
-        // Anywhere: in a step, in the middle of a save, between the two.
-        let nanos =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
-        std::thread::sleep(Duration::from_micros(u64::from(nanos / 1000 % 15_000)));
-        child.kill().unwrap();
-        let status = child.wait().unwrap();
-        kills.push((logged, status.code()));
+    let train = format!("{TRAIN} --epochs 3 --batch 1 --accumulate 4 --set train.keep=99");
+    place.ok(&format!("{train} --save-every 1 --out whole"));
+    let steps = place.metrics("whole").len() as u64;
+    assert!(steps >= 9, "{steps} steps are too few for three epochs");
+    for step in 1..steps {
+        let run = format!("from-{step}");
+        copy(&place.path("whole"), &place.path(&run));
+        let ran = place.ok(&format!("{train} --save-every 1 --out {run} --resume step-{step}"));
+        assert!(ran.stderr.contains(&format!("resuming after step {step}\n")), "{}", ran.stderr);
+        let later = place.names(&format!("{run}/checkpoints"));
+        let later = later.iter().filter(|name| name.starts_with("later-step-")).count() as u64;
+        assert_eq!(later, steps - step, "what was saved later is set aside, not lost");
+        for name in ["rows.jsonl", "ledger.json"] {
+            assert!(
+                place.bytes(&format!("whole/{name}")) == place.bytes(&format!("{run}/{name}")),
+                "{run}/{name}"
+            );
+        }
+        assert_same(&place, "whole", &run);
     }
-    // On a busy machine one may have ended before its kill came.
-    let n_killed = kills.iter().filter(|(_, code)| code.is_none()).count();
-    assert!(n_killed >= 3, "(steps, exit code): {kills:?}");
-    place.ok(&format!("{train} --out killed --resume"));
-    assert_same(&place, "whole", "killed");
-    let left = [place.names("killed"), place.names("killed/checkpoints")].concat();
-    assert!(!left.iter().any(|name| name.contains("tmp") || name.contains("trash")), "{left:?}");
+    let ran = place.fails(74, &format!("{train} --out whole --resume step-999"));
+    assert!(
+        ran.stderr.contains("expected a checkpoint of step 999, found step-1, "),
+        "{}",
+        ran.stderr
+    );
+    let ran = place.fails(64, &format!("{train} --out whole --resume last"));
+    assert!(ran.stderr.contains("expected a step, such as step-500"), "{}", ran.stderr);
+}
+
+/// A copy of a folder with everything below it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => _ = fs::copy(entry.path(), to).unwrap(),
+        }
+    }
+}
+
+/// Written by the first commit that saved checkpoints of format 1; `tests/golden/README.md` says how.
+#[test]
+fn a_checkpoint_of_the_first_format_goes_on_as_it_would_have() {
+    let place = Place::new();
+    copy(&golden("checkpoint-format-1"), &place.path("old"));
+    let before = place.untimed("old/run");
+    let train = "finetune --model model --from-scratch --dataset old/rows.jsonl --seq-len 32 --lr 3e-3 --max-steps 8";
+    copy(&place.path("old/model"), &place.path("model"));
+    place.ok(&format!("{train} --save-every 4 --out old/run --resume"));
+    let after = place.untimed("old/run");
+    assert_eq!(after.len(), before.len());
+    assert_eq!(after[..4], before[..4], "the log of before stays");
+    for (a, b) in after.iter().zip(&before) {
+        let number = |record: &str, name: &str| {
+            serde_json::from_str::<serde_json::Value>(record).unwrap()[name].as_f64().unwrap()
+        };
+        for name in ["epoch", "learning_rate", "num_tokens"] {
+            assert_eq!(number(a, name), number(b, name), "{name}: {a}");
+        }
+        // Equal but for the order of sums, which is that of the machine.
+        let (a, b) = (number(a, "loss"), number(b, "loss"));
+        assert!((a / b - 1.0).abs() < 1e-6, "loss {a}, was {b}");
+    }
+    assert_eq!(place.names("old/run/checkpoints"), ["step-000000004", "step-000000008"]);
 }
 
 #[test]
@@ -187,10 +234,10 @@ fn what_a_checkpoint_was_made_with_must_stay() {
     let changed = TRAIN.replace("--lr 3e-3", "--lr 1e-4");
     let ran = place.fails(78, &format!("{changed} --max-steps 8 --batch 3 --out x --resume"));
     for said in [
-        "x: the checkpoint was made with other settings",
-        "batch: was 2, is 3",
-        "\"lr\":0.003",
-        "\"lr\":0.0001",
+        "step-000000004: the checkpoint was made with other settings",
+        "data.batch: was 2, is 3",
+        "schedule.lr: was 0.003, is 0.0001",
+        "--allow-change data.batch,schedule.lr",
         "help: ",
     ] {
         assert!(ran.stderr.contains(said), "{said:?} is missing in: {}", ran.stderr);
@@ -199,7 +246,7 @@ fn what_a_checkpoint_was_made_with_must_stay() {
     assert_eq!(before, place.bytes("x/recipe.toml"), "a refused run changes nothing");
     place.write_rows("rows.jsonl", 31);
     let ran = place.fails(78, &format!("{TRAIN} --max-steps 8 --out x --resume"));
-    assert!(ran.stderr.contains("data: was"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("dataset: was"), "{}", ran.stderr);
 }
 
 #[test]

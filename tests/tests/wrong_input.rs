@@ -117,8 +117,9 @@ fn token_outside_the_vocabulary() {
         65,
         expect![[r#"
              WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
-            error: row 0: token id 96 is outside the model's vocabulary of 96
-            help: the tokenizer and the model do not belong together
+            error: 1 of 4 checks failed
+              an embedding per token: largest id 96, tokenizer 0, embedding 96 rows
+            help: `tunesmith check` shows the first batch; docs/checks.md says what each check means
         "#]],
     );
     let place = Place::new();
@@ -142,8 +143,9 @@ fn nothing_trained() {
         65,
         expect![[r#"
              WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
-            error: expected at least one row with a trained token, found none in 1 rows
-            help: `tunesmith data show` marks what is trained in a row; a larger seq_len cuts less off
+            error: 1 of 4 checks failed
+              trained tokens: 0 of 2 tokens are trained; 1 of 1 examples train none
+            help: `tunesmith check` shows the first batch; docs/checks.md says what each check means
         "#]],
     );
 }

@@ -15,7 +15,9 @@ mod fetch;
 mod forward;
 mod layering;
 mod setup;
+mod submit;
 mod test;
+mod torture;
 mod wheels;
 
 use std::ffi::OsString;
@@ -27,7 +29,7 @@ use anyhow::{Result, bail};
 const EX_USAGE: u8 = 64;
 
 /// What xtask does itself.
-const TASKS: [(&str, &str); 6] = [
+const TASKS: [(&str, &str); 8] = [
     (
         "setup [--cuda]",
         "fetch libtorch once; --cuda, or an NVIDIA driver here, brings the CUDA side",
@@ -41,6 +43,11 @@ const TASKS: [(&str, &str); 6] = [
         "bench <what> [--rounds N]",
         "data, train or generate beside the usual Python stack, by turns; the last line is JSON",
     ),
+    (
+        "torture [--kills N] …",
+        "runs killed, stopped and started at random moments: a thousand times each",
+    ),
+    ("submit … -- <flags>", "finetune as a Slurm job: the same binary, the same resolved recipe"),
     ("layering", "which crate may depend on which; `test` includes it"),
     ("doctor", "what this machine has of what tunesmith needs"),
 ];
@@ -123,6 +130,8 @@ fn run(task: &str, mut arguments: Vec<OsString>) -> Result<()> {
             test::run(flags.has("--quick"), flags.has("--keep-going"), flags.has("--dry-run"))
         }
         "bench" => bench::run(&arguments),
+        "torture" => torture::run(&arguments),
+        "submit" => submit::run(&arguments),
         "layering" => Flags::parse(&arguments, &[]).and_then(|_| layering::run()),
         "doctor" => {
             arguments.insert(0, task.into());
@@ -183,6 +192,8 @@ mod tests {
               build [--cuda]                 setup, then target/release/tunesmith, which runs directly
               test [--quick] [--keep-going]  everything, cheapest first; --quick: what needs no libtorch
               bench <what> [--rounds N]      data, train or generate beside the usual Python stack, by turns; the last line is JSON
+              torture [--kills N] …          runs killed, stopped and started at random moments: a thousand times each
+              submit … -- <flags>            finetune as a Slurm job: the same binary, the same resolved recipe
               layering                       which crate may depend on which; `test` includes it
               doctor                         what this machine has of what tunesmith needs
 
@@ -204,7 +215,7 @@ mod tests {
     #[test]
     fn an_unknown_task_names_the_nearest() {
         expect![[r#"
-            no task is named `finetun`: expected one of setup, build, test, bench, layering, doctor, finetune, check, data, score, generate, chat, export, help
+            no task is named `finetun`: expected one of setup, build, test, bench, torture, submit, layering, doctor, finetune, check, data, score, generate, chat, export, help
             help: did you mean `finetune`? `cargo xtask --help` says what each does"#]].assert_eq(&unknown("finetun"));
         assert!(!unknown("xyzzyxyzzy").contains("did you mean"));
     }

@@ -34,4 +34,4 @@ pub use param::{Param, Role};
 pub use pass::{DropoutKey, Pass};
 pub use ragged::Ragged;
 pub use transformer::Transformer;
-pub use weights::{LoadOptions, TensorFile, Trainable, write_tensors};
+pub use weights::{LoadOptions, TensorFile, Trainable, write_tensors, write_tensors_into};

@@ -184,6 +184,7 @@ pub enum MetricsError {
 pub struct MetricsLog {
     path: PathBuf,
     file: File,
+    n_records: u64,
 }
 
 impl MetricsLog {
@@ -197,7 +198,7 @@ impl MetricsLog {
             .create_new(true)
             .open(path)
             .map_err(at("create", path))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, n_records: 0 })
     }
 
     /// Opens the log of a run that goes on after `step`: what it holds of later steps, and a torn last line, are cut
@@ -207,21 +208,40 @@ impl MetricsLog {
     /// # Errors
     /// Where the file cannot be read or replaced, or is broken elsewhere than at its end.
     pub fn resume(path: &Path, step: u64) -> Result<Self, MetricsError> {
+        Self::reopen(path, &|_, record| record.step <= step)
+    }
+
+    /// The same for a run that knows how many records it had written: exact even where a step has several.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume).
+    pub fn resume_at(path: &Path, n_records: u64) -> Result<Self, MetricsError> {
+        Self::reopen(path, &|index, _| index < n_records)
+    }
+
+    fn reopen(path: &Path, keep: &dyn Fn(u64, &Record) -> bool) -> Result<Self, MetricsError> {
         let text = match std::fs::read(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Self::create(path),
             Err(e) => return Err(at("read", path)(e)),
         };
-        let kept: String = records(path, &text)?
-            .into_iter()
-            .filter(|(_, record)| record.step <= step)
-            .flat_map(|(line, _)| [line, "\n"])
+        let lines = (0..).zip(records(path, &text)?);
+        let kept: Vec<&str> = lines
+            .filter(|(index, (_, record))| keep(*index, record))
+            .map(|(_, (line, _))| line)
             .collect();
+        let n_records = kept.len() as u64;
+        let kept: String = kept.into_iter().flat_map(|line| [line, "\n"]).collect();
         if kept != text {
             replace(path, kept.as_bytes()).map_err(at("cut", path))?;
         }
         let file = OpenOptions::new().append(true).open(path).map_err(at("open", path))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, n_records })
+    }
+
+    /// Records in the file.
+    pub fn n_records(&self) -> u64 {
+        self.n_records
     }
 
     /// Adds a record; it is in the file when this returns, though perhaps not yet on the disk.
@@ -230,7 +250,9 @@ impl MetricsLog {
     /// Where the disk is full or gone.
     pub fn write(&mut self, record: &Record) -> Result<(), MetricsError> {
         let line = record.to_json() + "\n";
-        self.file.write_all(line.as_bytes()).map_err(at("write", &self.path))
+        self.file.write_all(line.as_bytes()).map_err(at("write", &self.path))?;
+        self.n_records += 1;
+        Ok(())
     }
 
     /// Waits until everything written is on the disk: before a checkpoint is committed.
@@ -357,7 +379,11 @@ mod tests {
         assert_eq!(MetricsLog::read(&cut).unwrap().len(), 7);
         let mut log = MetricsLog::resume(&cut, 5).unwrap();
         assert_eq!(MetricsLog::read(&cut).unwrap().len(), 5);
-        (6..=9).for_each(|s| log.write(&record(s)).unwrap());
+        log.write(&record(6)).unwrap();
+        log.write(&record(6)).unwrap();
+        let mut log = MetricsLog::resume_at(&cut, 6).unwrap();
+        (7..=9).for_each(|s| log.write(&record(s)).unwrap());
+        assert_eq!(log.n_records(), 9);
         log.sync().unwrap();
         assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&cut).unwrap());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing left beside");

@@ -10,12 +10,13 @@
 //! ```
 
 use crate::Example;
+use serde::{Deserialize, Serialize};
 
 /// The label of a position that gives no loss (the value that PyTorch and transformers use).
 pub const IGNORE: i64 = -100;
 
 /// A micro-batch: `N` tokens of one or more documents, one after the other.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Batch {
     /// Token ids, `[N]`.
     pub tokens: Vec<u32>,
@@ -30,7 +31,7 @@ pub struct Batch {
 }
 
 /// A document of a [`Batch`]: it reaches from `start` to the next document's start.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Doc {
     /// Index of its first token.
     pub start: usize,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{path::Path, rc::Rc};
 use tch::{Kind, Tensor};
 use tunesmith_kernels::{self as kernels, AdamWStep};
-use tunesmith_model::{Param, TensorFile, write_tensors};
+use tunesmith_model::{Param, TensorFile};
 
 /// Knobs of the optimizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +85,13 @@ pub struct Gradients {
     pub norm: f64,
 }
 
+impl Gradients {
+    /// Those that there are, in the order of the optimizer's parameters.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.grads.iter().flatten()
+    }
+}
+
 impl AdamW {
     /// Zero moments for every trainable parameter of `params`.
     pub fn new(knobs: AdamWKnobs, params: &[Rc<Param>]) -> Self {
@@ -129,53 +136,58 @@ impl AdamW {
         }
     }
 
+    /// What a step with `gradients` changes, each beside its gradient: the fp32 masters where there are any.
+    pub fn touched<'a>(
+        &'a self,
+        gradients: &'a Gradients,
+    ) -> impl Iterator<Item = (&'a Tensor, &'a Tensor)> {
+        let pairs = self.slots.iter().zip(&gradients.grads);
+        pairs.filter_map(|(slot, grad)| {
+            Some((slot.master.as_ref().unwrap_or(&slot.param.tensor), grad.as_ref()?))
+        })
+    }
+
+    /// The gradients that there are, by the names of their parameters, in the order of the model.
+    pub(crate) fn named<'a>(
+        &'a self,
+        gradients: &'a Gradients,
+    ) -> impl Iterator<Item = (&'a str, &'a Tensor)> {
+        let pairs = self.slots.iter().zip(&gradients.grads);
+        pairs.filter_map(|(slot, grad)| Some((slot.param.name.as_str(), grad.as_ref()?)))
+    }
+
     /// Updates made so far.
     pub fn n_steps(&self) -> u64 {
         self.step
     }
 
-    /// Bytes that [`save`](Self::save) writes, but for the header.
-    pub fn n_bytes(&self) -> u64 {
-        let of =
-            |slot: &Slot| slot.param.tensor.numel() * 4 * (2 + usize::from(slot.master.is_some()));
-        self.slots.iter().map(of).sum::<usize>() as u64
+    /// Moments and master weights, each under the name it has in a checkpoint.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let of = |slot: &Slot| {
+            let named = |kind: &str, tensor: &Tensor| {
+                (format!("{kind}.{}", slot.param.name), tensor.shallow_clone())
+            };
+            let master = slot.master.as_ref().map(|master| named("master", master));
+            [named("exp_avg", &slot.exp_avg), named("exp_avg_sq", &slot.exp_avg_sq)]
+                .into_iter()
+                .chain(master)
+        };
+        self.slots.iter().flat_map(of).collect()
     }
 
-    /// Writes moments and master weights.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
-        let tensors = self.slots.iter().flat_map(|slot| {
-            let named = |kind: &str, tensor| (format!("{kind}.{}", slot.param.name), tensor);
-            let moments = [named("exp_avg", &slot.exp_avg), named("exp_avg_sq", &slot.exp_avg_sq)];
-            moments.into_iter().chain(slot.master.as_ref().map(|master| named("master", master)))
-        });
-        Ok(write_tensors(path, tensors)?)
-    }
-
-    /// Reads what [`save`](Self::save) wrote after `step` updates.
+    /// Puts back what [`state`](Self::state) gave after `step` updates. `path`: where `file` lies, for errors.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape: the file belongs to another model.
-    pub fn load(&mut self, path: &Path, step: u64) -> Result<(), TrainError> {
-        let file = TensorFile::open(path)?;
+    pub fn restore(&mut self, file: &TensorFile, path: &Path, step: u64) -> Result<(), TrainError> {
         let _no_grad = tch::no_grad_guard();
-        for slot in &mut self.slots {
-            let mut targets =
-                vec![("exp_avg", &mut slot.exp_avg), ("exp_avg_sq", &mut slot.exp_avg_sq)];
-            targets.extend(slot.master.as_mut().map(|master| ("master", master)));
-            for (kind, target) in targets {
-                let name = format!("{kind}.{}", slot.param.name);
-                let (found, expected) = (file.shape(&name), target.size());
-                if found.as_ref() != Some(&expected) {
-                    return Err(TrainError::BadCheckpoint {
-                        path: path.into(),
-                        reason: format!("{name}: expected shape {expected:?}, found {found:?}"),
-                    });
-                }
-                target.copy_(&file.tensor(&name)?);
+        for (name, mut target) in self.state() {
+            let (found, expected) = (file.shape(&name), target.size());
+            if found.as_ref() != Some(&expected) {
+                let reason = format!("{name}: expected shape {expected:?}, found {found:?}");
+                return Err(TrainError::BadCheckpoint { path: path.into(), reason });
             }
+            target.copy_(&file.tensor(&name)?);
         }
         self.step = step;
         Ok(())

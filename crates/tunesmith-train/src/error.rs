@@ -1,6 +1,7 @@
 //! What can stop a run.
 
-use std::path::PathBuf;
+use crate::Spike;
+use std::path::{Path, PathBuf};
 use tunesmith_model::ModelError;
 use tunesmith_tokens::SourceError;
 
@@ -18,8 +19,8 @@ pub enum TrainError {
     Model(#[from] ModelError),
     /// The loss or the gradient norm is NaN or infinite. The update was not made.
     #[error(
-        "step {step}: {what} is {value}; the weights were not changed\n\
-         rows of this step: {}\n\
+        "step {step}: {what} is {value}, first in {module}; the weights were not changed\n\
+         rows: {}\n\
          help: look at these rows with `tunesmith data show`; a lower `--lr` or `--dtype fp32` often helps",
         list(rows)
     )]
@@ -30,6 +31,22 @@ pub enum TrainError {
         what: &'static str,
         /// The value.
         value: f64,
+        /// The parameter or the module where it begins; `the objective` behind the model, `the gradient of …` where the
+        /// forward pass is sound.
+        module: String,
+        /// The rows of the data set that lead to it; all of the step's where nobody can say.
+        rows: Vec<u64>,
+    },
+    /// The loss or the gradient norm spiked, and the run was told not to go on. The update was not made.
+    #[error(
+        "step {step}: {} is {:.4}, after {:.4} ± {:.4} before; the weights were not changed\n         rows of this step: {}\n         help: look at these rows with `tunesmith data show`; train.on_spike = \"skip\" leaves such steps out",
+        spike.what, spike.value, spike.mean, spike.deviation, list(rows)
+    )]
+    Spike {
+        /// The step, counted from 1.
+        step: u64,
+        /// What spiked.
+        spike: Spike,
         /// Rows of the data set.
         rows: Vec<u64>,
     },
@@ -59,6 +76,23 @@ pub enum TrainError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A folder could not be written. It is not there, and what was there before is untouched.
+    #[error(
+        "{path}: {source}\n{target} was not written: {needed} bytes needed, {free} free; what was there before is untouched\n\
+         help: look after the disk and continue with `--resume`, or choose another place with `--out`"
+    )]
+    NotWritten {
+        /// The file at which it broke off.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+        /// The folder.
+        target: PathBuf,
+        /// Bytes to be written.
+        needed: u64,
+        /// Bytes free to this user, after the half-written folder was removed.
+        free: u64,
     },
     /// The disk cannot hold what is to be written.
     #[error(
@@ -104,6 +138,16 @@ impl TrainError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+
+    /// What the operating system said while `target` was written, with what there was to write and to write it on.
+    pub(crate) fn while_writing(self, target: &Path, needed: u64, free: u64) -> Self {
+        match self {
+            Self::Io { path, source } | Self::Model(ModelError::Io { path, source }) => {
+                Self::NotWritten { path, source, target: target.into(), needed, free }
+            }
+            other => other,
+        }
     }
 }
 

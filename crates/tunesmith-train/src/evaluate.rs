@@ -5,7 +5,10 @@ use crate::{
     objective::{PerUnit, Unit, averages, merge},
     step::forward,
 };
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 use tunesmith_model::{Pass, Transformer};
 use tunesmith_tokens::{BatchSource, Cursor};
 
@@ -20,7 +23,7 @@ pub struct Evaluation {
     pub seconds: f64,
 }
 
-/// Reads `source` from its start to its end.
+/// Reads `source` from its start to its end; `None` where `stop` was set before that.
 ///
 /// # Errors
 /// What the source or the model says; held-out rows that hold nothing the objective counts.
@@ -28,13 +31,17 @@ pub fn evaluate(
     model: &Transformer,
     source: &mut dyn BatchSource,
     objective: &dyn Objective,
-) -> Result<Evaluation, TrainError> {
+    stop: &AtomicBool,
+) -> Result<Option<Evaluation>, TrainError> {
     let _no_grad = tch::no_grad_guard();
     let started = Instant::now();
     source.seek(Cursor::default()).map_err(TrainError::Source)?;
     let (mut sums, mut counts) = (PerUnit::default(), PerUnit::default());
     let (mut n_tokens, mut metrics) = (0, Vec::new());
     while let Some(batch) = source.next().map_err(TrainError::Source)? {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         n_tokens += batch.len();
         Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(&batch)));
         let terms = forward(model, objective, &batch, Pass::default())?;
@@ -48,5 +55,6 @@ pub fn evaluate(
     }
     let counted = Unit::ALL.into_iter().filter(|&unit| counts.get(unit) != 0.0);
     let loss = counted.map(|unit| sums.get(unit) / counts.get(unit)).sum();
-    Ok(Evaluation { loss, metrics: averages(&metrics), seconds: started.elapsed().as_secs_f64() })
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Some(Evaluation { loss, metrics: averages(&metrics), seconds }))
 }

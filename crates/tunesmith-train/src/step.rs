@@ -1,10 +1,13 @@
 //! One optimizer step: count, forward and backward of every micro-batch, clip, update.
 
+mod blame;
+
 use crate::{
-    AdamW, Objective, TrainError,
+    AdamW, Gradients, Objective, TrainError,
     forward::Reading,
     objective::{Metric, PerUnit, Terms, averages, merge},
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Tensor;
 use tunesmith_model::{DropoutKey, Pass, Transformer};
 use tunesmith_tokens::Batch;
@@ -16,6 +19,16 @@ pub struct StepOutcome {
     pub loss: f64,
     /// L2 norm of the gradient before clipping.
     pub grad_norm: f64,
+    /// The objective's own metrics, averaged.
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// The loss and its gradient, before anything is changed.
+pub struct Measured {
+    /// The objective, over the whole step.
+    pub loss: f64,
+    /// Its gradient, and the norm of that before clipping.
+    pub gradients: Gradients,
     /// The objective's own metrics, averaged.
     pub metrics: Vec<(&'static str, f64)>,
 }
@@ -34,6 +47,28 @@ pub fn step(
     lr: f64,
     seed: u64,
 ) -> Result<StepOutcome, TrainError> {
+    let never = AtomicBool::new(false);
+    let Some(measured) = measure(model, optimizer, objective, batches, seed, &never)? else {
+        return Ok(StepOutcome { loss: 0.0, grad_norm: 0.0, metrics: Vec::new() }); // never asked to stop
+    };
+    let Measured { loss, gradients, metrics } = measured;
+    let grad_norm = gradients.norm;
+    optimizer.step(gradients, lr);
+    Ok(StepOutcome { loss, grad_norm, metrics })
+}
+
+/// Loss and gradient of `batches`; `None` where `stop` was set before the last of them was through.
+///
+/// # Errors
+/// As [`step`].
+pub fn measure(
+    model: &Transformer,
+    optimizer: &AdamW,
+    objective: &dyn Objective,
+    batches: &[Batch],
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<Option<Measured>, TrainError> {
     let step = optimizer.n_steps() + 1;
     // The whole step's counts, before the first forward: the gradient does not depend on how the step is split.
     let counts = PerUnit::count(batches);
@@ -43,18 +78,23 @@ pub fn step(
             n_tokens: batches.iter().map(Batch::len).sum(),
         });
     }
-    let (loss, metrics) =
-        backward(model, objective, batches, &counts, DropoutKey { seed, step, micro_batch: 0 })?;
-    let gradients = optimizer.take_gradients();
-    let grad_norm = gradients.norm;
-    for (what, value) in [("loss", loss), ("grad_norm", grad_norm)] {
+    let through = backward(
+        model,
+        objective,
+        batches,
+        &counts,
+        DropoutKey { seed, step, micro_batch: 0 },
+        stop,
+    )?;
+    let gradients = optimizer.take_gradients(); // of a step that was broken off, too: nothing is left behind
+    let Some((loss, metrics)) = through else { return Ok(None) };
+    for (what, value) in [("loss", loss), ("grad_norm", gradients.norm)] {
         if !value.is_finite() {
-            let rows = batches.iter().flat_map(|batch| &batch.docs).map(|doc| doc.row).collect();
-            return Err(TrainError::NonFinite { step, what, value, rows });
+            let (module, rows) = blame::find(model, objective, batches, optimizer, &gradients)?;
+            return Err(TrainError::NonFinite { step, what, value, module, rows });
         }
     }
-    optimizer.step(gradients, lr);
-    Ok(StepOutcome { loss, grad_norm, metrics: averages(&metrics) })
+    Ok(Some(Measured { loss, gradients, metrics: averages(&metrics) }))
 }
 
 /// The terms of `batch`; none where it holds nothing that `objective` counts.
@@ -70,18 +110,22 @@ pub(crate) fn forward(
     objective.terms(&Reading::new(model, batch, &mut pass)?)
 }
 
-/// Leaves the gradient of the loss in the parameters; returns that loss, and the metrics' sums.
+/// Leaves the gradient of the loss in the parameters; returns that loss, and the metrics' sums. `None`: broken off.
 fn backward(
     model: &Transformer,
     objective: &dyn Objective,
     batches: &[Batch],
     counts: &PerUnit,
     dropout: DropoutKey,
-) -> Result<(f64, Vec<Metric>), TrainError> {
+    stop: &AtomicBool,
+) -> Result<Option<(f64, Vec<Metric>)>, TrainError> {
     let trained: Vec<_> = model.params().iter().filter(|p| p.trainable()).collect();
     let leaves: Vec<&Tensor> = trained.iter().map(|p| &p.tensor).collect();
     let (mut loss, mut metrics) = (0.0, Vec::new());
     for (micro_batch, batch) in (0..).zip(batches) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let dropout = Some(DropoutKey { micro_batch, ..dropout });
         let pass = Pass { dropout, ..Pass::default() };
         let Terms { terms, metrics: of_batch } = forward(model, objective, batch, pass)?;
@@ -103,5 +147,5 @@ fn backward(
         }
         loss += part.double_value(&[]);
     }
-    Ok((loss, metrics))
+    Ok(Some((loss, metrics)))
 }

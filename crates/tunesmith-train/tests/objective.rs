@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 use tch::{Device, Kind, Tensor};
 use tunesmith_model::{Config, LoadOptions, Pass, Transformer};
 use tunesmith_tokens::{Batch, BatchSource, Cursor, Example, SourceError};
@@ -10,6 +10,8 @@ use tunesmith_train::{
     AdamW, AdamWKnobs, Objective, Reading, Sft, StepOutcome, Term, Terms, TrainError, Unit,
     evaluate, step,
 };
+
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 const CONFIG: &str = r#"{"model_type":"llama","hidden_act":"silu","vocab_size":31,"hidden_size":16,
     "intermediate_size":24,"num_hidden_layers":1,"num_attention_heads":2,"initializer_range":0.3}"#;
@@ -145,7 +147,8 @@ impl BatchSource for Fixed {
 fn evaluation_is_the_loss_of_one_step() {
     let (model, expected) = (model(), loss_by_hand());
     for size in [1, 2, 3] {
-        let found = evaluate(&model, &mut Fixed(batches(size), 0), &TokensAndScores).unwrap();
+        let found = evaluate(&model, &mut Fixed(batches(size), 0), &TokensAndScores, &NEVER);
+        let found = found.unwrap().unwrap();
         assert!((found.loss / expected - 1.0).abs() < 1e-6, "{size}: {found:?}");
     }
 }
@@ -170,7 +173,8 @@ fn a_step_that_counts_nothing_is_an_error_and_so_are_such_held_out_rows() {
     let error = step(&model, &mut optimizer, &Unasked(Unit::Pairs), &batches, 1.0, 0).unwrap_err();
     assert!(matches!(error, TrainError::NothingTrained { step: 1, n_tokens: 12 }), "{error}");
     assert_eq!(optimizer.n_steps(), 0);
-    let error = evaluate(&model, &mut Fixed(batches, 0), &Unasked(Unit::Pairs)).unwrap_err();
+    let error =
+        evaluate(&model, &mut Fixed(batches, 0), &Unasked(Unit::Pairs), &NEVER).unwrap_err();
     assert!(error.to_string().starts_with("held-out rows: none of their 12 tokens"), "{error}");
 }
 
@@ -199,12 +203,56 @@ fn a_loss_that_is_not_finite_changes_no_weight_and_names_the_rows() {
         doc.row = row;
     }
     let error = step(&model, &mut optimizer, &Overflowing, &batches, 1.0, 0).unwrap_err();
-    let TrainError::NonFinite { step, what, value, rows } = &error else { panic!("{error}") };
+    let TrainError::NonFinite { step, what, value, module, rows } = &error else {
+        panic!("{error}")
+    };
     assert_eq!((*step, *what, value.is_finite()), (1, "loss", false));
+    assert_eq!(module, "the objective");
     assert_eq!(rows, &[7, 11, 13]);
     assert!(error.to_string().contains("7, 11, 13"), "{error}");
     for (param, before) in model.params().iter().zip(before) {
         assert_eq!(param.tensor, before, "{}", param.name);
     }
     assert_eq!(optimizer.n_steps(), 0);
+}
+
+#[test]
+fn what_is_not_finite_is_traced_to_its_module_and_rows() {
+    let row_of = |batches: &mut [Batch]| {
+        let docs = batches.iter_mut().flat_map(|batch| &mut batch.docs);
+        docs.zip([7, 11, 13]).for_each(|(doc, row)| doc.row = row);
+    };
+    let check = |spoil: &dyn Fn(&str, &Tensor), expected: &str, culprits: &[u64]| {
+        let model = model();
+        let mut batches = batches(3);
+        row_of(&mut batches);
+        tch::no_grad(|| model.params().iter().for_each(|p| spoil(&p.name, &p.tensor)));
+        let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
+        let error = step(&model, &mut optimizer, &Sft, &batches, 1.0, 0).unwrap_err();
+        let TrainError::NonFinite { module, rows, .. } = &error else { panic!("{error}") };
+        assert_eq!((module.as_str(), rows.as_slice()), (expected, culprits), "{error}");
+    };
+    let fill = |tensor: &Tensor, value: f64| _ = tensor.shallow_clone().fill_(value);
+    // A weight that is spoilt is named itself.
+    let name = "model.layers.0.mlp.up_proj.weight";
+    check(
+        &|at, tensor| {
+            if at == name {
+                fill(tensor, f64::NAN)
+            }
+        },
+        name,
+        &[7, 11, 13],
+    );
+    // Weights that are finite and too large: the block that overflows.
+    let large = ["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"];
+    check(
+        &|at, tensor| {
+            if large.contains(&at) {
+                fill(tensor, 1e37)
+            }
+        },
+        "model.layers.0",
+        &[7, 11, 13],
+    );
 }

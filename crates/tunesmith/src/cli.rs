@@ -21,7 +21,9 @@ pub(crate) enum Command {
     /// Train a model on a data set
     Finetune(FinetuneArgs),
     /// Everything up to the first batch, before any weight is touched: all errors at once
-    Check(FinetuneArgs),
+    Check(CheckArgs),
+    /// Make the step that broke a run again, from the file it left
+    Replay(ReplayArgs),
     /// Look at a data set
     #[command(subcommand)]
     Data(DataCommand),
@@ -82,9 +84,24 @@ pub(crate) struct FinetuneArgs {
     /// The run directory [default: runs/<dataset>]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
-    /// Continue from the newest good checkpoint; start where there is none yet
+    /// Continue from the newest good checkpoint, or from that of one step; start where there is none yet
+    #[arg(long, value_name = "step-N", num_args = 0..=1, default_missing_value = "newest")]
+    pub(crate) resume: Option<ResumeFrom>,
+    /// Continue although these have changed, such as schedule.lr, dataset, tokenizer
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) allow_change: Vec<String>,
+    /// Seconds between a signal and the end of this process, such as a batch system gives: says whether a save fits
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<u64>,
+    /// Before step 0, send the longest batch through step, evaluation, save and reload
     #[arg(long)]
-    pub(crate) resume: bool,
+    pub(crate) rehearse: bool,
+    /// As a batch job: go on where there is something to go on from, check and rehearse before step 0, and never train on a stand-in
+    #[arg(long)]
+    pub(crate) job: bool,
+    /// Print the resolved recipe and stop
+    #[arg(long)]
+    pub(crate) print_recipe: bool,
     /// Start from fresh weights instead of the model's
     #[arg(long)]
     pub(crate) from_scratch: bool,
@@ -96,6 +113,44 @@ pub(crate) struct FinetuneArgs {
     pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) knobs: KnobArgs,
+}
+
+/// What `check` takes besides.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) finetune: FinetuneArgs,
+    /// Load the weights too: check the step's gradients, and rehearse the longest batch
+    #[arg(long)]
+    pub(crate) deep: bool,
+}
+
+/// What `replay` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// runs/<name>/replay-step-<N>.json
+    pub(crate) file: PathBuf,
+}
+
+/// Which checkpoint a run goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResumeFrom {
+    /// The newest that is whole.
+    Newest,
+    /// That of this step.
+    Step(u64),
+}
+
+impl std::str::FromStr for ResumeFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "newest" {
+            return Ok(Self::Newest);
+        }
+        let step = text.strip_prefix("step-").unwrap_or(text).parse();
+        step.map(Self::Step).map_err(|_| "expected a step, such as step-500".to_owned())
+    }
 }
 
 /// Flags that are short for `--set`.

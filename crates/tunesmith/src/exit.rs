@@ -93,9 +93,11 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             }
             TrainError::Model(error) => of_model(error),
             TrainError::NonFinite { .. }
+            | TrainError::Spike { .. }
             | TrainError::NothingTrained { .. }
             | TrainError::NothingHeldOut { .. } => Exit::BadData,
             TrainError::Io { .. }
+            | TrainError::NotWritten { .. }
             | TrainError::Sink(_)
             | TrainError::BadCheckpoint { .. }
             | TrainError::OtherFormat { .. } => Exit::Io,

@@ -1,16 +1,23 @@
 //! Reads a recipe, builds the parts, runs a command. stdout is data, stderr is log.
 
+mod checks;
 mod cli;
 mod commands;
+mod consumed;
 mod exit;
 mod gguf;
+mod identity;
 mod load;
 mod locate;
+mod owner;
+mod preflight;
 mod prepare;
 mod recipe;
+mod replay;
 mod report;
 mod run_dir;
 mod samples;
+mod signals;
 mod threads;
 
 use clap::Parser;
@@ -58,7 +65,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Finetune(args) => commands::finetune::run(&args),
-        Command::Check(args) => commands::check::run(&args),
+        Command::Check(args) => commands::check::run(&args.finetune, args.deep),
+        Command::Replay(args) => replay::run(&args),
         Command::Data(DataCommand::Show(args)) => commands::data::show(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Generate(args) => commands::generate::run(&args),

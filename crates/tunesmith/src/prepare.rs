@@ -216,6 +216,14 @@ impl Prepared {
     }
 }
 
+/// Every value of the recipe as TOML; nothing is looked up or read but the recipe file.
+pub(crate) fn resolved(args: &FinetuneArgs) -> Result<String> {
+    let recipe_file = args.recipe.as_deref().map(locate::recipe).transpose()?;
+    let layers = layers(args, recipe_file.as_deref())?;
+    layers.resolve()?;
+    Ok(layers.to_toml(&[]))
+}
+
 /// Defaults, then a recipe file, then flags.
 fn layers(args: &FinetuneArgs, recipe: Option<&Path>) -> Result<Layers> {
     let mut layers = Layers::new()?;
@@ -231,6 +239,9 @@ fn layers(args: &FinetuneArgs, recipe: Option<&Path>) -> Result<Layers> {
     }
     if let Some(source) = args.source {
         layers.put_text("source", source.name(), Origin::Flag("--source".into()))?;
+    }
+    if args.job && args.source.is_none() && layers.origin("source") == Origin::Default {
+        layers.put_text("source", SourceChoice::Hub.name(), Origin::Flag("--job".into()))?;
     }
     if args.from_scratch {
         layers.set("model.from_scratch", "true", Origin::Flag("--from-scratch".into()))?;

@@ -1,25 +1,27 @@
 //! The run directory: its files, its one owner, and which directory a command means.
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    owner::{LOCK, Owner},
+};
 use anyhow::{Context, Result};
 use std::{
-    fs::{self, File, TryLockError},
-    io::{Read, Seek, Write},
-    os::unix::fs::MetadataExt,
+    fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
 };
 
-/// Names the owner of a run directory.
-const LOCK: &str = ".lock";
 /// What is there before the first file of a run is: the lock, and that file while it is written.
-const BEGINNINGS: [&str; 2] = [LOCK, ".recipe.toml.tmp"];
+const BEGINNINGS: [&str; 3] = [LOCK, ".recipe.toml.tmp", REHEARSAL];
+/// Where a rehearsal saves and reloads.
+pub(crate) const REHEARSAL: &str = ".rehearsal";
 
 /// A run directory that this process owns until it ends. Where nothing was written, nothing is left behind.
 pub(crate) struct RunDir {
     root: PathBuf,
     /// Whether this process made the directory.
     made: bool,
-    _lock: File,
+    _owner: Owner,
 }
 
 impl RunDir {
@@ -31,9 +33,22 @@ impl RunDir {
             Some(out) => out.to_path_buf(),
             None => choose(Path::new("runs"), name, resume),
         };
+        let cannot = |e: std::io::Error| {
+            Failure(
+                Exit::CannotCreate,
+                format!("{}: {e}\nhelp: choose another place with --out", root.display()),
+            )
+        };
+        let made = !root.exists();
+        fs::create_dir_all(&root).map_err(cannot)?;
+        // Owned before it is judged: nobody changes it any more.
+        let owner = Owner::take(&root)?;
         let holds_a_run = root.join("recipe.toml").exists() || root.join("checkpoints").exists();
         let foreign = !holds_a_run && !is_blank(&root);
         if foreign || (holds_a_run && !resume) {
+            if foreign && owner.made {
+                let _ = fs::remove_file(root.join(LOCK)); // theirs as we found it
+            }
             let (what, help) = match foreign {
                 true => ("holds other files", "choose another place with --out"),
                 false => {
@@ -43,17 +58,8 @@ impl RunDir {
             let text = format!("{}: the directory already {what}\nhelp: {help}", root.display());
             return Err(Failure(Exit::CannotCreate, text).into());
         }
-        let cannot = |e: std::io::Error| {
-            Failure(
-                Exit::CannotCreate,
-                format!("{}: {e}\nhelp: choose another place with --out", root.display()),
-            )
-        };
-        let made = !root.exists();
-        fs::create_dir_all(&root).map_err(cannot)?;
-        let lock = lock(&root)?;
         remove_leftovers(&root).map_err(cannot)?;
-        Ok(Self { root, made, _lock: lock })
+        Ok(Self { root, made, _owner: owner })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -101,7 +107,9 @@ impl Drop for RunDir {
         if is_blank(&self.root) {
             // Whoever failed before the first file has told a better error than these could.
             for name in BEGINNINGS {
-                let _ = fs::remove_file(self.file(name));
+                let path = self.file(name);
+                let _ =
+                    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             }
             if self.made {
                 let _ = fs::remove_dir(&self.root);
@@ -120,7 +128,8 @@ fn is_blank(root: &Path) -> bool {
 fn remove_leftovers(root: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("final.tmp-") {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("final.tmp-") || name == REHEARSAL {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -141,53 +150,6 @@ fn choose(parent: &Path, name: &str, resume: bool) -> PathBuf {
         None => 1,
     };
     parent.join(if chosen == 1 { name.to_owned() } else { format!("{name}-{chosen}") })
-}
-
-/// Takes the lock of a run directory, or says who has it. The system drops it when the process ends, however it ends.
-fn lock(root: &Path) -> Result<File, Failure> {
-    let path = root.join(LOCK);
-    let mut file =
-        File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(
-            |e| {
-                let text =
-                    format!("{}: {e}\nhelp: choose another place with --out", path.display());
-                Failure(Exit::CannotCreate, text)
-            },
-        )?;
-    match file.try_lock() {
-        // An owner that wrote nothing removed the file after we had opened it.
-        Ok(()) if inode(fs::metadata(&path)) != inode(file.metadata()) => return lock(root),
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            let _ = file.read_to_string(&mut owner); // an unreadable owner is still an owner
-            let text = format!(
-                "{}: another process runs here: {}\nhelp: wait for it, or choose another place with --out",
-                root.display(),
-                owner.trim()
-            );
-            return Err(Failure(Exit::CannotCreate, text));
-        }
-        Err(TryLockError::Error(e)) => {
-            return Err(Failure(
-                Exit::CannotCreate,
-                format!("{}: cannot be locked: {e}", path.display()),
-            ));
-        }
-    }
-    let machine = tunesmith_report::Machine::read();
-    let started = tunesmith_report::format::utc(std::time::SystemTime::now());
-    let owner = format!("host {}, pid {}, since {started}\n", machine.hostname, std::process::id());
-    let said = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(owner.as_bytes()));
-    said.map_err(|e| Failure(Exit::CannotCreate, format!("{}: {e}", path.display())))?;
-    Ok(file)
-}
-
-fn inode(metadata: std::io::Result<fs::Metadata>) -> Option<u64> {
-    metadata.ok().map(|metadata| metadata.ino())
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! One safetensors file, read or written: the only place that parses its header, and the one that maps files of weights.
 
 use crate::ModelError;
-use safetensors::{Dtype, SafeTensors, View, tensor::Metadata};
+use safetensors::{
+    Dtype, SafeTensors, View,
+    tensor::{Metadata, TensorInfo},
+};
 use std::{
     borrow::Cow,
     collections::HashMap,
     fs::File,
+    io::Write,
     path::{Path, PathBuf},
 };
 use tch::{Kind, Tensor};
@@ -137,24 +141,41 @@ pub fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
 ) -> Result<(), ModelError> {
+    let mut file = File::create(path).map_err(ModelError::io(path))?;
+    write_tensors_into(&mut file, path, tensors)
+}
+
+/// The same to whatever writes; `path` names it in errors. One tensor at a time is in the host's memory.
+///
+/// # Errors
+/// What the writer says.
+pub fn write_tensors_into<'a>(
+    out: &mut dyn Write,
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+) -> Result<(), ModelError> {
     let bad = |reason: String| ModelError::BadWeights { path: path.into(), reason };
-    let views = tensors
-        .into_iter()
-        .map(|(name, tensor)| match dtype_of(tensor.kind()) {
-            Some(dtype) => Ok((name, OnDisk::new(tensor, dtype))),
-            None => Err(bad(format!("{name}: {:?} is not a dtype of weights", tensor.kind()))),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let views = tensors.into_iter().map(|(name, tensor)| match dtype_of(tensor.kind()) {
+        Some(dtype) => Ok((name, OnDisk::new(tensor, dtype))),
+        None => Err(bad(format!("{name}: {:?} is not a dtype of weights", tensor.kind()))),
+    });
+    let mut views = views.collect::<Result<Vec<_>, _>>()?;
+    // The order of the safetensors crate: large alignments first, then by name.
+    views.sort_by(|(a, x), (b, y)| y.dtype.cmp(&x.dtype).then_with(|| a.cmp(b)));
+    let mut end = 0;
+    let infos = views.iter().map(|(name, view)| {
+        let (dtype, start) = (view.dtype, end);
+        end += view.data_len();
+        (name.clone(), TensorInfo { dtype, shape: view.shape.clone(), data_offsets: (start, end) })
+    });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => {
-            ModelError::Io { path: path.into(), source }
-        }
-        other => bad(other.to_string()),
-    })?;
-    // The crate leaves the rights of a temporary file, readable by its owner alone.
-    let rights = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(path, rights).map_err(ModelError::io(path))
+    let header = Metadata::new(Some(metadata), infos.collect()).map_err(|e| bad(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| bad(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(ModelError::io(path));
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    views.iter().try_for_each(|(_, view)| put(&view.data()))
 }
 
 /// How a kind of tensor is stored; `None` for one that no weight has.
@@ -207,6 +228,24 @@ impl View for OnDisk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bytes_are_those_of_the_safetensors_crate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (dir.path().join("a.safetensors"), dir.path().join("b.safetensors"));
+        let tensors = [
+            ("z", Tensor::from_slice(&[1i64, 2])),
+            ("b.weight", Tensor::from_slice(&[0.5f32, 1.5, -2.0]).view([3, 1])),
+            ("a.weight", Tensor::from_slice(&[0.25f32; 6]).view([2, 3])),
+            ("half", Tensor::from_slice(&[1f32]).to_kind(Kind::BFloat16)),
+        ];
+        let named = || tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor));
+        write_tensors(&ours, named()).unwrap();
+        let views = named().map(|(n, t)| (n, OnDisk::new(t, dtype_of(t.kind()).unwrap())));
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        safetensors::serialize_to_file(views, Some(metadata), &theirs).unwrap();
+        assert_eq!(std::fs::read(ours).unwrap(), std::fs::read(theirs).unwrap());
+    }
 
     #[test]
     fn what_is_written_is_read_and_no_dtype_is_guessed() {

@@ -6,5 +6,5 @@ mod load;
 mod save;
 
 pub(crate) use file::map_file;
-pub use file::{TensorFile, write_tensors};
+pub use file::{TensorFile, write_tensors, write_tensors_into};
 pub use load::{LoadOptions, Trainable};

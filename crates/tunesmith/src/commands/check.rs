@@ -1,9 +1,11 @@
 //! `tunesmith check`: everything up to the first batch, before any weight is touched, with all errors at once.
 
 use crate::{
+    checks::{self, tokens},
     cli::FinetuneArgs,
     commands::data::print_documents,
     exit::{Exit, Failure},
+    preflight,
     prepare::{Plan, now},
     report,
 };
@@ -17,7 +19,7 @@ const SHOWN_ERRORS: usize = 20;
 /// Documents of the first batch shown.
 const SHOWN_DOCUMENTS: usize = 3;
 
-pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &FinetuneArgs, deep: bool) -> Result<ExitCode> {
     let mut prepared = Plan::new(args)?.prepare(now())?;
     let rows = prepared.dataset.check(SHOWN_ERRORS, Some(&prepared.encoder));
     if !rows.is_sound() && prepared.recipe.data.on_bad_row == OnBadRow::Stop {
@@ -55,6 +57,14 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     )?;
     for warning in &prepared.warnings {
         writeln!(out, "warning      {warning}")?;
+    }
+    drop(out);
+    let findings = tokens::all(&prepared);
+    checks::print(&findings)?;
+    checks::refuse(&findings)?;
+    if deep {
+        let place = format!("tunesmith-rehearsal-{}", std::process::id());
+        preflight::run(&prepared, &std::env::temp_dir().join(place))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,39 +1,53 @@
 //! `tunesmith finetune`: the whole run, top to bottom.
 
 use crate::{
-    cli::FinetuneArgs,
+    checks::{self, Verdict, tokens},
+    cli::{FinetuneArgs, ResumeFrom},
+    consumed::RowLog,
     exit::{Exit, Failure},
-    load,
-    prepare::{Plan, Prepared, now},
+    identity::{identity, refuse_changes},
+    load, preflight,
+    prepare::{self, Plan, Prepared, now},
     recipe::Recipe,
+    replay::Replay,
     report::{self, Facts},
-    run_dir::RunDir,
+    run_dir::{REHEARSAL, RunDir},
     samples,
+    signals::Signals,
 };
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-use std::{
-    path::Path,
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
-    time::Instant,
-};
+use serde_json::json;
+use std::{io::Write, path::Path, process::ExitCode, time::Instant};
+use tch::Tensor;
 use tunesmith_data::Ledger;
 use tunesmith_model::{LoadOptions, Transformer};
 use tunesmith_report::{EventWriter, MetricsLog, Progress, Record, progress::Update, system};
 use tunesmith_tokens::{BatchSource, SourceError};
 use tunesmith_train::{
-    AdamW, Checkpoint, Event, Outcome, Run, RunState, Sft, StepRecord, commit_dir, train,
+    AdamW, Checkpoint, Disk, Event, Outcome, Run, RunState, Sft, Snapshot, Spike, StepRecord,
+    check_space, commit_dir, train,
 };
 
 pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
-    let stop = stop_on_signals()?;
+    let signals = Signals::catch()?;
     let started = Instant::now();
+    if args.print_recipe {
+        write!(std::io::stdout(), "{}", prepare::resolved(args)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan = Plan::new(args)?;
-    let dir = RunDir::open(args.out.as_deref(), &plan.data.name, args.resume)?;
-    let checkpoint = Checkpoint::newest(&dir.checkpoints())?;
-    let began = checkpoint.as_ref().and_then(|c| c.state.extra["identity"]["clock"].as_i64());
+    let resume = args.resume.or(args.job.then_some(ResumeFrom::Newest));
+    let dir = RunDir::open(args.out.as_deref(), &plan.data.name, resume.is_some())?;
+    let checkpoint = match resume {
+        Some(ResumeFrom::Step(step)) => {
+            Some(Checkpoint::at(&Disk::default(), &dir.checkpoints(), step)?)
+        }
+        _ => Checkpoint::newest(&Disk::default(), &dir.checkpoints())?,
+    };
+    // What is there to lose is committed already. A run without a checkpoint makes one before it leaves.
+    signals.leave_at_once(checkpoint.is_some());
+    let made_with = checkpoint.as_ref().map(|c| &c.state.extra["identity"]);
+    let began = made_with.and_then(|i| i["data.clock"].as_i64().or(i["clock"].as_i64()));
     let clock =
         [began, Some(plan.recipe.data.clock)].into_iter().flatten().find(|&clock| clock != 0);
     let mut prepared = plan.prepare(clock.unwrap_or_else(now))?;
@@ -41,11 +55,23 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let identity = identity(&prepared)?;
     let steps = prepared.recipe.train.max_steps;
     if let Some(checkpoint) = &checkpoint {
-        refuse_changes(&checkpoint.state.extra["identity"], &identity, dir.root())?;
+        let made_with = &checkpoint.state.extra["identity"];
+        refuse_changes(made_with, &identity, &args.allow_change, checkpoint.dir())?;
     }
     if is_finished(&dir, checkpoint.as_ref().map(|c| &c.state), &prepared.recipe)? {
         tracing::info!("{}: already finished", dir.root().display());
         return Ok(ExitCode::SUCCESS);
+    }
+
+    let findings = tokens::all(&prepared);
+    checks::refuse(&findings)?;
+    for doubtful in findings.iter().filter(|finding| finding.verdict == Verdict::Doubtful) {
+        let warning = format!("{}: {}", doubtful.check, doubtful.evidence);
+        tracing::warn!("{warning}");
+        prepared.warnings.push(warning);
+    }
+    if args.rehearse || (args.job && checkpoint.is_none()) {
+        preflight::run(&prepared, &dir.file(REHEARSAL))?;
     }
 
     let recipe = &prepared.recipe;
@@ -62,7 +88,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         checkpoint.restore(&model, &mut optimizer)?;
         state = checkpoint.state.clone();
         tracing::info!("resuming after step {}", state.step);
-    } else if args.resume {
+    } else if resume.is_some() {
         tracing::info!("{}: no checkpoint yet, starting at step 0", dir.root().display());
     }
     let first_batch = prepared.first_batch()?;
@@ -81,29 +107,78 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         dir.root().display()
     );
 
-    // From here on the trainer holds the stream; its ledger is watched from outside.
+    if let Some(checkpoint) = &checkpoint {
+        for later in checkpoint.leave_later_ones()? {
+            tracing::info!("going on from step {}: set {} aside", state.step, later.display());
+        }
+    }
+    room(&dir, &model, &optimizer, &prepared)?;
+    let save_seconds = match args.grace {
+        Some(grace) => Some(rehearse_save(&dir, &state, &model, &optimizer, grace)?),
+        None => None,
+    };
+
+    // From here on the trainer holds the stream; its ledger is watched from outside, and noted after each step: what a
+    // broken-off step has read is read again.
     let ledger = prepared.stream.watch_ledger();
+    let (mut counted, mut counted_step) = (ledger(), state.step);
     let (resumed, tokens_before) = (state.step, state.num_tokens);
     let progress_at = |step: u64, epoch: f64| match steps {
         0 => epoch / prepared.recipe.train.epochs as f64,
         steps => step as f64 / steps as f64,
     };
     let progress = Progress::stderr(progress_at(resumed, prepared.stream.epoch()));
-    let mut log = Log::open(&dir, resumed, tokens_before, progress)?;
+    let logged = state.extra["logged"].as_u64();
+    let mut log = Log::open(&dir, resumed, logged, tokens_before, progress)?;
+    let (mut late, accumulate) = (save_seconds, prepared.recipe.train.accumulate as f64);
     let mut on_event = |event: Event<'_>| -> Result<(), SourceError> {
         match event {
-            Event::Step(step) => log.step(step, steps, progress_at(step.step, step.epoch))?,
+            Event::Step(step) => {
+                (counted, counted_step) = (ledger(), step.step);
+                log.step(step, steps, progress_at(step.step, step.epoch))?;
+                if let (Some(save), Some(grace)) = (late.take(), args.grace) {
+                    let micro_batch = step.seconds / accumulate;
+                    if save + micro_batch > grace as f64 {
+                        tracing::warn!(
+                            "a micro-batch takes {micro_batch:.1} s and a save {save:.1} s: a signal may come too late for a grace of {grace} s"
+                        );
+                    }
+                }
+            }
             Event::Evaluated(step, evaluation) => log.evaluated(step, evaluation)?,
+            Event::Skipped(step, spike) => {
+                log.progress
+                    .note(&format!("step {step}  {}: its update is left out", spike_text(spike)));
+            }
+            Event::RolledBack(from, to, spike) => {
+                log.roll_back(&dir, to)?;
+                log.progress.note(&format!(
+                    "step {}  {}: back to step {to}, on with the rows behind it",
+                    from + 1,
+                    spike_text(spike)
+                ));
+            }
+            Event::Broken { error, batches, checkpoint } => {
+                let step = counted_step + 1;
+                let replay = Replay::of(error, step, checkpoint, batches);
+                let name = format!("replay-step-{step:09}.json");
+                dir.write(&name, &serde_json::to_string(&replay)?)?;
+                let path = dir.file(&name);
+                tracing::warn!("`tunesmith replay {}` makes this step again", path.display());
+            }
             Event::Saving(state) => {
                 // What a resumed run builds on is on disk before its checkpoint is.
                 log.metrics.sync()?;
-                state.extra = json!({"identity": identity, "ledger": ledger()});
+                log.rows.sync()?;
+                let logged = log.metrics.n_records();
+                state.extra = json!({"identity": identity, "ledger": counted, "logged": logged});
             }
             Event::Saved(path) => tracing::debug!("saved {}", path.display()),
         }
         Ok(())
     };
     let checkpoints = dir.checkpoints();
+    signals.leave_at_once(false);
     let outcome = train(
         Run {
             model: &model,
@@ -116,13 +191,13 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
             checkpoints: Some(&checkpoints),
             state,
             seed: prepared.recipe.seed,
-            stop: &stop,
+            stop: signals.stop(),
         },
         &mut on_event,
     )?;
     log.progress.finish();
     let training = started.elapsed();
-    dir.write("ledger.json", &(serde_json::to_string_pretty(&ledger())? + "\n"))?;
+    dir.write("ledger.json", &(serde_json::to_string_pretty(&counted)? + "\n"))?;
     let state = match outcome {
         Outcome::Done(state) => state,
         Outcome::Stopped(state, saved) => {
@@ -131,6 +206,9 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
             return Ok(Exit::Preempted.into());
         }
     };
+    if Checkpoint::place(&checkpoints, state.step).exists() && signals.leave_at_once(true) {
+        return Ok(Exit::Preempted.into()); // a signal has come since the last step
+    }
     drop(optimizer); // its moments are larger than the model that answers below
     save_final(&dir.final_model(), &model, &prepared)?;
 
@@ -148,7 +226,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let facts = Facts {
         prepared: &prepared,
         records: MetricsLog::read(&dir.file("metrics.jsonl"))?,
-        ledger: ledger(),
+        ledger: counted,
         first_batch: first_batch.as_ref(),
         exchanges: samples::exchanges(&prompts, before.as_deref(), &after),
         training,
@@ -160,19 +238,49 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal asks for a save and an end, the second ends at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
-        // In this order: the shutdown sees the flag that the signal before has set.
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            Exit::Preempted as i32,
-            stop.clone(),
-        )?;
-        signal_hook::flag::register(signal, stop.clone())?;
+/// Whether the disk holds all the checkpoints that there will be, before the first step is made.
+fn room(dir: &RunDir, model: &Transformer, optimizer: &AdamW, prepared: &Prepared) -> Result<()> {
+    let knobs = &prepared.recipe.train;
+    if knobs.save_every == 0 {
+        return Ok(());
     }
-    Ok(stop)
+    let bytes = |tensors: &mut dyn Iterator<Item = &Tensor>| {
+        tensors.map(|t| (t.numel() * t.kind().elt_size_in_bytes()) as u64).sum::<u64>()
+    };
+    let weights = bytes(&mut model.params().iter().map(|p| &p.tensor));
+    let trained = bytes(&mut model.params().iter().filter(|p| p.trainable()).map(|p| &p.tensor));
+    let moments = optimizer.state();
+    let one = trained + bytes(&mut moments.iter().map(|(_, tensor)| tensor));
+    let there = std::fs::read_dir(dir.checkpoints()).into_iter().flatten().count() as u64;
+    let n_steps = (knobs.max_steps > 0).then_some(knobs.max_steps);
+    let n = knobs.keep(&RunState::default()).at_most(n_steps, knobs.save_every, knobs.keep_best);
+    Ok(check_space(dir.root(), weights + one * n.saturating_sub(there))?)
+}
+
+/// What a save takes on this disk, in seconds, and whether it fits into the grace that a signal leaves.
+fn rehearse_save(
+    dir: &RunDir,
+    state: &RunState,
+    model: &Transformer,
+    optimizer: &AdamW,
+    grace: u64,
+) -> Result<f64> {
+    let started = Instant::now();
+    let snapshot = Snapshot::take(state, model, optimizer);
+    snapshot.rehearse(&dir.checkpoints())?;
+    let seconds = started.elapsed().as_secs_f64();
+    let size = tunesmith_report::format::si(snapshot.n_bytes() as f64);
+    match seconds < grace as f64 {
+        true => tracing::info!("a save takes {seconds:.1} s ({size}B); grace is {grace} s"),
+        false => tracing::warn!(
+            "a save takes {seconds:.1} s ({size}B), longer than the grace of {grace} s: what a signal interrupts is lost back to the newest checkpoint; save often, or train fewer parameters"
+        ),
+    }
+    Ok(seconds)
+}
+
+fn spike_text(spike: &Spike) -> String {
+    format!("{} {:.4} after {:.4} ± {:.4}", spike.what, spike.value, spike.mean, spike.deviation)
 }
 
 /// Whether there is nothing left to do: the report, written last, is there, and the recipe asks for no further step.
@@ -193,62 +301,7 @@ fn is_finished(dir: &RunDir, state: Option<&RunState>, recipe: &Recipe) -> Resul
         );
         return Err(Failure(Exit::BadConfig, text).into());
     };
-    Ok(match recipe.train.max_steps {
-        0 => state.cursor.epoch >= recipe.train.epochs,
-        steps => state.step >= steps,
-    })
-}
-
-/// What must not change between a checkpoint and its continuation.
-fn identity(prepared: &Prepared) -> Result<Value> {
-    let recipe = &prepared.recipe;
-    let data = &recipe.data;
-    Ok(json!({
-        "data": prepared.dataset.fingerprint()?,
-        "model": recipe.model.name,
-        "seed": recipe.seed,
-        "clock": data.clock,
-        "revision": recipe.model.revision,
-        "tokens": token_files(&prepared.model_dir)?,
-        "on_bad_row": data.on_bad_row,
-        "dtype": recipe.model.dtype,
-        "seq_len": data.seq_len,
-        "batch": data.batch,
-        "shuffle": data.shuffle,
-        "packing": data.packing,
-        "truncate": data.truncate,
-        "train_on": data.train_on,
-        "accumulate": recipe.train.accumulate,
-        "optimizer": recipe.optimizer,
-        "schedule": recipe.schedule,
-    }))
-}
-
-/// A fingerprint of tokenizer and template: other files make other tokens.
-fn token_files(model_dir: &Path) -> Result<String> {
-    let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-    let files: Vec<_> =
-        names.map(|name| model_dir.join(name)).into_iter().filter(|path| path.exists()).collect();
-    Ok(tunesmith_data::fingerprint(&files)?)
-}
-
-fn refuse_changes(saved: &Value, now: &Value, root: &Path) -> Result<()> {
-    let keys = now.as_object().into_iter().flatten();
-    let changes: Vec<String> = keys
-        .filter(|(key, value)| saved.get(key) != Some(value))
-        .map(|(key, value)| {
-            format!("  {key}: was {}, is {value}", saved.get(key).unwrap_or(&Value::Null))
-        })
-        .collect();
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let text = format!(
-        "{}: the checkpoint was made with other settings\n{}\nhelp: give the old settings, or a new run directory with --out",
-        root.display(),
-        changes.join("\n")
-    );
-    Err(Failure(Exit::BadConfig, text).into())
+    Ok(recipe.train.is_done(state))
 }
 
 fn header(prepared: &Prepared) -> Vec<String> {
@@ -286,20 +339,41 @@ fn save_final(target: &Path, model: &Transformer, prepared: &Prepared) -> Result
 /// Everything that records a step.
 struct Log {
     metrics: MetricsLog,
+    rows: RowLog,
     events: EventWriter,
     progress: Progress,
     tokens_before: u64,
 }
 
 impl Log {
-    /// Goes on after step `resumed`; what a run that was killed logged of later steps is cut off.
-    fn open(dir: &RunDir, resumed: u64, tokens_before: u64, progress: Progress) -> Result<Self> {
+    /// Goes on after step `resumed`, of which and before which there were so many records; what a run that was killed
+    /// logged later is cut off.
+    fn open(
+        dir: &RunDir,
+        resumed: u64,
+        logged: Option<u64>,
+        tokens_before: u64,
+        progress: Progress,
+    ) -> Result<Self> {
         let (path, board) = (dir.file("metrics.jsonl"), dir.file("tensorboard"));
         let events = match board.exists() {
             true => EventWriter::resume(&board, resumed)?,
             false => EventWriter::create(&board)?,
         };
-        Ok(Self { metrics: MetricsLog::resume(&path, resumed)?, events, progress, tokens_before })
+        let metrics = match logged {
+            Some(logged) => MetricsLog::resume_at(&path, logged)?,
+            None => MetricsLog::resume(&path, resumed)?,
+        };
+        let rows = RowLog::resume(&dir.file("rows.jsonl"), resumed)?;
+        Ok(Self { metrics, rows, events, progress, tokens_before })
+    }
+
+    /// Goes on after step `to`: what was logged of later steps is cut off.
+    fn roll_back(&mut self, dir: &RunDir, to: u64) -> Result<()> {
+        self.metrics = MetricsLog::resume(&dir.file("metrics.jsonl"), to)?;
+        self.rows = RowLog::resume(&dir.file("rows.jsonl"), to)?;
+        self.events = EventWriter::resume(&dir.file("tensorboard"), to)?;
+        Ok(())
     }
 
     fn step(&mut self, step: &StepRecord, n_steps: u64, progress: f64) -> Result<(), SourceError> {
@@ -312,6 +386,7 @@ impl Log {
         step.metrics.iter().for_each(|(name, value)| record.set(name, *value));
         record.set("tokens_per_second", step.tokens_per_second);
         self.write(&record)?;
+        self.rows.write(step.step, &step.rows)?;
         self.progress.update(&Update {
             step: step.step,
             n_steps: (n_steps > 0).then_some(n_steps),

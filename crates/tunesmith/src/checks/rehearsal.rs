@@ -1,0 +1,255 @@
+//! The rehearsal: the longest batch that can come goes through everything that a run does, before the run begins.
+
+use crate::{
+    exit::{Exit, Failure},
+    prepare::Prepared,
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+use tch::Tensor;
+use tunesmith_model::Transformer;
+use tunesmith_report::{format, system};
+use tunesmith_tokens::{Batch, BatchSource, Cursor, Example, SourceError};
+use tunesmith_train::{
+    AdamW, Checkpoint, Disk, Keep, Objective, RunState, Snapshot, evaluate, step,
+};
+
+/// Memory that is left to everything else.
+const RESERVE: f64 = 0.05;
+
+/// Reads, trains on, evaluates, saves and reloads the longest batch; prints what it took. `place` is made and removed.
+///
+/// # Errors
+/// What would stop the run later; a peak of memory that this machine does not have, with the nearest settings that fit.
+pub(crate) fn run(
+    prepared: &Prepared,
+    model: &Transformer,
+    optimizer: &mut AdamW,
+    objective: &dyn Objective,
+    examples: &[Example],
+    place: &Path,
+) -> Result<Vec<String>> {
+    let (knobs, train) = (&prepared.recipe.data, &prepared.recipe.train);
+    let seq_len = knobs.seq_len.min(prepared.config.max_position_embeddings as usize);
+    let sizes = Sizes { batch: knobs.batch, seq_len, accumulate: train.accumulate };
+    let half = if sizes.batch > 1 { (sizes.batch / 2, seq_len) } else { (1, seq_len.div_ceil(2)) };
+    let lr = prepared.recipe.schedule.lr;
+    let mut lines = Vec::new();
+
+    // Half of it says what the whole will take.
+    let [small, large] =
+        [half, (sizes.batch, seq_len)].map(|(n, length)| longest(examples, n, length));
+    let on_cpu = model.device() == tch::Device::Cpu;
+    step(model, optimizer, objective, &[longest(examples, 1, 2.min(seq_len))], lr, 0)?; // moments come into being
+    let before = system::rss().unwrap_or(0);
+    let (_, peak) =
+        peak_of(|| step(model, optimizer, objective, std::slice::from_ref(&small), lr, 0))?;
+    let grown = peak.saturating_sub(before) as f64;
+    let per_token = grown / small.len() as f64;
+    let predicted = before as f64 + per_token * large.len() as f64;
+    let available = available().unwrap_or(u64::MAX) as f64 * (1.0 - RESERVE);
+    if on_cpu && predicted > available {
+        let text = format!(
+            "the longest batch, {} rows of {seq_len} tokens, needs about {} of memory; {} are there\nhelp: {}",
+            sizes.batch,
+            format::bytes(predicted as u64),
+            format::bytes(available as u64),
+            sizes.nearest((available - before as f64) / per_token)
+        );
+        return Err(Failure(Exit::BadConfig, text).into());
+    }
+
+    let started = Instant::now();
+    let (_, peak) =
+        peak_of(|| step(model, optimizer, objective, std::slice::from_ref(&large), lr, 0))?;
+    let step_time = started.elapsed();
+    let started = Instant::now();
+    evaluate(model, &mut Once(Some(large.clone())), objective, &AtomicBool::new(false))?;
+    let evaluation = started.elapsed();
+    let (save, reload) = save_and_reload(model, optimizer, place)?;
+    lines.push(format!(
+        "rehearsal    {} rows of {seq_len} tokens: step {}, evaluation {}, save {}, reload {}",
+        sizes.batch,
+        seconds(step_time),
+        seconds(evaluation),
+        seconds(save),
+        seconds(reload)
+    ));
+    if on_cpu {
+        lines.push(format!(
+            "memory       predicted {}, measured {}, available {}",
+            format::bytes(predicted as u64),
+            format::bytes(peak),
+            format::bytes(available as u64)
+        ));
+    }
+    if train.max_steps > 0 {
+        let all = step_time * train.accumulate as u32 * train.max_steps as u32;
+        lines.push(format!(
+            "time         at most {} for {} steps",
+            format::duration(all),
+            train.max_steps
+        ));
+    }
+    Ok(lines)
+}
+
+/// `n` rows of `length` tokens, all trained, out of the ids of real examples; tied and labelled as they are.
+fn longest(examples: &[Example], n: usize, length: usize) -> Batch {
+    let ids: Vec<u32> = examples.iter().flat_map(|e| e.ids.iter().copied()).collect();
+    let mut ids = ids.into_iter().cycle();
+    let tied = examples.iter().any(|e| e.tied);
+    let rows: Vec<Example> = (0..if tied { n.next_multiple_of(2) } else { n })
+        .map(|i| Example {
+            ids: ids.by_ref().take(length).collect(),
+            trained: vec![true; length],
+            label: examples.first().and_then(|e| e.label),
+            tied: tied && i % 2 == 1,
+            ..Example::default()
+        })
+        .collect();
+    Batch::new(&rows)
+}
+
+/// What a run was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    seq_len: usize,
+    accumulate: usize,
+}
+
+impl Sizes {
+    /// The settings nearest to these that hold at most `tokens` tokens at once.
+    fn nearest(self, tokens: f64) -> String {
+        let tokens = tokens.max(0.0) as usize;
+        let batch = tokens / self.seq_len;
+        if batch >= 1 {
+            let accumulate = (self.batch * self.accumulate).div_ceil(batch);
+            return format!(
+                "--batch {batch} --accumulate {accumulate} fits, with as many rows in a step"
+            );
+        }
+        let seq_len = tokens / 64 * 64;
+        let accumulate = self.batch * self.accumulate;
+        match seq_len {
+            0 => "no batch of this model fits; use a smaller model, bf16 weights or an adapter"
+                .into(),
+            _ => format!(
+                "--seq-len {seq_len} --batch 1 --accumulate {accumulate} fits; longer rows are cut"
+            ),
+        }
+    }
+}
+
+/// Commits a checkpoint, spoils the weights, restores them, and compares them bit by bit.
+fn save_and_reload(
+    model: &Transformer,
+    optimizer: &mut AdamW,
+    place: &Path,
+) -> Result<(Duration, Duration)> {
+    let n_steps = optimizer.n_steps();
+    let state = RunState { step: n_steps, ..RunState::default() };
+    let mut saved = || -> Result<(Duration, Duration)> {
+        let started = Instant::now();
+        let snapshot = Snapshot::take(&state, model, optimizer);
+        snapshot.commit(&Disk::default(), place, &Keep { last: 2, every: 0, best: None })?;
+        let save = started.elapsed();
+        let weights = || model.params().iter().filter(|param| param.trainable());
+        let _no_grad = tch::no_grad_guard();
+        let before: Vec<Tensor> = weights().map(|param| param.tensor.copy()).collect();
+        weights().for_each(|param| _ = param.tensor.shallow_clone().zero_());
+        let started = Instant::now();
+        let checkpoint =
+            Checkpoint::newest(&Disk::default(), place)?.context("a checkpoint was just saved")?;
+        checkpoint.restore(model, optimizer)?;
+        let reload = started.elapsed();
+        if let Some((param, _)) =
+            weights().zip(&before).find(|(param, before)| param.tensor != **before)
+        {
+            bail!("{}: other values after a save and a reload", param.name);
+        }
+        Ok((save, reload))
+    };
+    let result = saved();
+    if place.exists() {
+        fs::remove_dir_all(place).with_context(|| place.display().to_string())?;
+    }
+    result
+}
+
+/// The peak of resident memory while `act` runs, in bytes.
+fn peak_of<T>(act: impl FnOnce() -> Result<T, tunesmith_train::TrainError>) -> Result<(T, u64)> {
+    let _ = fs::write("/proc/self/clear_refs", "5"); // where this is not allowed, the peak so far counts
+    let made = act()?;
+    Ok((made, system::peak_rss().unwrap_or(0)))
+}
+
+/// Memory that this process may have, in bytes: what is free and what it has, within the limit of its group.
+fn available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    let free = kib * 1024 + system::rss()?;
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    Some(limit.fold(free, u64::min))
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
+/// A source of one batch.
+struct Once(Option<Batch>);
+
+impl BatchSource for Once {
+    fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+        Ok(self.0.take())
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor::default()
+    }
+
+    fn seek(&mut self, _: Cursor) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn epoch(&self) -> f64 {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_settings_keep_the_rows_of_a_step() {
+        let sizes = Sizes { batch: 8, seq_len: 1024, accumulate: 2 };
+        let check = |tokens: f64, expected: &str| assert_eq!(sizes.nearest(tokens), expected);
+        check(3500.0, "--batch 3 --accumulate 6 fits, with as many rows in a step");
+        check(1024.0, "--batch 1 --accumulate 16 fits, with as many rows in a step");
+        check(700.0, "--seq-len 640 --batch 1 --accumulate 16 fits; longer rows are cut");
+        let none = "no batch of this model fits; use a smaller model, bf16 weights or an adapter";
+        check(63.0, none);
+        check(-5.0, none);
+    }
+
+    #[test]
+    fn the_longest_batch_is_full_trained_and_tied_as_the_data_is() {
+        let plain = Example { ids: vec![5, 6, 7], trained: vec![true; 3], ..Example::default() };
+        let batch = longest(std::slice::from_ref(&plain), 3, 10);
+        assert_eq!((batch.len(), batch.docs.len(), batch.n_trained()), (30, 3, 27));
+        let pair = [plain.clone(), Example { tied: true, ..plain }];
+        let batch = longest(&pair, 3, 10);
+        assert_eq!(batch.docs.iter().map(|doc| doc.group).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    }
+}

@@ -1,0 +1,160 @@
+//! What a checkpoint was made with: it must not change under a run that goes on, unless a person says so by name.
+
+use crate::{
+    exit::{Exit, Failure},
+    prepare::Prepared,
+};
+use anyhow::Result;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// Values of the recipe that may change freely: how long, how often, what is shown, and where things lie.
+const FREE: [&str; 17] = [
+    "source",
+    "model.device",
+    "data.dataset",
+    "data.eval_rows",
+    "train.max_steps",
+    "train.epochs",
+    "train.save_every",
+    "train.eval_every",
+    "train.keep",
+    "train.keep_every",
+    "train.keep_best",
+    "train.patience",
+    "train.on_spike",
+    "samples.prompts",
+    "samples.count",
+    "samples.max_new_tokens",
+    "data.clock",
+];
+/// Characters of a long value that are shown.
+const SHOWN: usize = 12;
+
+/// Every other value of the recipe by its dotted key, fingerprints of data, tokenizer and base model, and the template.
+pub(crate) fn identity(prepared: &Prepared) -> Result<Value> {
+    let mut values = Map::new();
+    flatten("", &serde_json::to_value(&prepared.recipe)?, &mut values);
+    values.retain(|key, _| !FREE.contains(&key.as_str()));
+    let model = &prepared.model_dir;
+    let tokenizer =
+        files(model, |name| ["tokenizer.json", "tokenizer_config.json"].contains(&name));
+    let template = prepared.encoder.template();
+    let template = template.map(|template| template.source().to_owned());
+    let base = match prepared.recipe.model.from_scratch {
+        true => files(model, |name| name == "config.json"),
+        false => files(model, |name| name == "config.json" || name.ends_with(".safetensors")),
+    };
+    let prints = [
+        ("dataset", Some(prepared.dataset.fingerprint()?)),
+        ("tokenizer", Some(tunesmith_data::fingerprint(&tokenizer)?)),
+        ("template", template),
+        ("base", Some(tunesmith_data::fingerprint(&base)?)),
+    ];
+    values.extend(
+        prints.into_iter().filter_map(|(key, print)| Some((key.to_owned(), print?.into()))),
+    );
+    values.insert("data.clock".into(), prepared.recipe.data.clock.into());
+    Ok(values.into())
+}
+
+/// Refuses to go on with other settings than those of the checkpoint, but for those `allowed` by name, such as
+/// `schedule.lr`, or `schedule` for all of them.
+pub(crate) fn refuse_changes(
+    saved: &Value,
+    now: &Value,
+    allowed: &[String],
+    dir: &Path,
+) -> Result<()> {
+    let (saved, now) = (saved.as_object(), now.as_object());
+    let mut changed = Vec::new();
+    for (key, is) in now.into_iter().flatten() {
+        // What an older tunesmith did not note cannot be compared.
+        let Some(was) = saved.and_then(|saved| saved.get(key)).filter(|was| *was != is) else {
+            continue;
+        };
+        let is_allowed = |name: &String| {
+            key == name || key.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let line = format!("  {key}: was {}, is {}", shown(was), shown(is));
+        match allowed.iter().any(is_allowed) {
+            true => tracing::warn!("changed, as allowed:{line}"),
+            false => changed.push((key.as_str(), line)),
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let (keys, lines): (Vec<_>, Vec<_>) = changed.into_iter().unzip();
+    let text = format!(
+        "{}: the checkpoint was made with other settings\n{}\n\
+         help: give the old settings, choose a new run directory with --out, or allow the changes by name: --allow-change {}",
+        dir.display(),
+        lines.join("\n"),
+        keys.join(",")
+    );
+    Err(Failure(Exit::BadConfig, text).into())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        // A hash, or a template.
+        Value::String(text) if text.len() >= 64 => {
+            format!("{}…", text.chars().take(SHOWN).collect::<String>().escape_debug())
+        }
+        other => other.to_string(),
+    }
+}
+
+fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(&wanted))
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+}
+
+fn flatten(prefix: &str, value: &Value, leaves: &mut Map<String, Value>) {
+    let Value::Object(object) = value else {
+        leaves.insert(prefix.to_owned(), value.clone());
+        return;
+    };
+    for (key, value) in object {
+        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        flatten(&key, value, leaves);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn changes_are_shown_and_allowed_by_name() {
+        let hash = |digit: &str| digit.repeat(64);
+        let saved = json!({"data.batch": 2, "schedule.lr": 0.003, "dataset": hash("a"), "gone": 1});
+        let now = json!({"data.batch": 3, "schedule.lr": 0.001, "dataset": hash("b"), "new": 1});
+        let check = |allowed: &[&str]| {
+            let allowed: Vec<String> = allowed.iter().map(|&name| name.to_owned()).collect();
+            refuse_changes(&saved, &now, &allowed, Path::new("x")).map_err(|e| e.to_string())
+        };
+        let text = check(&[]).unwrap_err();
+        for said in [
+            "  data.batch: was 2, is 3\n",
+            "  schedule.lr: was 0.003, is 0.001\n",
+            "  dataset: was aaaaaaaaaaaa…, is bbbbbbbbbbbb…\n",
+            "--allow-change data.batch,schedule.lr,dataset",
+        ] {
+            assert!(text.contains(said), "{said:?} is missing in: {text}");
+        }
+        assert!(check(&["data", "dataset"]).unwrap_err().ends_with("--allow-change schedule.lr"));
+        assert_eq!(check(&["data.batch", "schedule", "dataset"]), Ok(()));
+        assert_eq!(
+            refuse_changes(&saved, &saved, &[], Path::new("x")).map_err(|e| e.to_string()),
+            Ok(())
+        );
+    }
+}

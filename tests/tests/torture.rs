@@ -1,0 +1,327 @@
+//! Runs that are killed, stopped and started at random moments end as if nothing had happened.
+//!
+//! The numbers of moments come from the environment: `cargo xtask torture` asks for a thousand, a plain test run for the
+//! sixty that fit into half a minute. `TUNESMITH_SEED` repeats a sequence of moments.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    io::Read,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+use tunesmith_tests::*;
+
+/// What is trained, and the steps that make about a second of it.
+struct Task {
+    name: &'static str,
+    flags: &'static str,
+    steps: u64,
+}
+
+const TASKS: [Task; 1] = [Task { name: "sft", flags: "--dataset chats.toml", steps: 150 }];
+
+/// A count from the environment.
+fn count(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
+/// Moments of chance (SplitMix64).
+struct Chance(u64);
+
+impl Chance {
+    #[expect(clippy::print_stderr, reason = "a sequence of moments that fails can be repeated")]
+    fn new(what: &str) -> Self {
+        let clock = || {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            now.map_or(1, |now| now.as_nanos() as usize)
+        };
+        let seed = match count("TUNESMITH_SEED", 0) {
+            0 => clock() % 1_000_000_007,
+            seed => seed,
+        };
+        eprintln!("{what}: TUNESMITH_SEED={seed}");
+        Self(seed as u64)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % n
+    }
+
+    fn moment(&mut self, at_most: Duration) -> Duration {
+        Duration::from_micros(self.below(at_most.as_micros() as u64 + 1))
+    }
+}
+
+/// A small model with a tokenizer, conversations, and rows held out: every phase of a run occurs.
+fn place() -> Place {
+    let place = Place::new();
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"] {
+        place.write(&format!("mini/{name}"), place.bytes(&format!("tiny/{name}")));
+    }
+    let mut config = place.json("mini/config.json");
+    for (key, value) in [
+        ("hidden_size", 16),
+        ("intermediate_size", 16),
+        ("num_hidden_layers", 1),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+        ("head_dim", 8),
+    ] {
+        config[key] = value.into();
+    }
+    place.write("mini/config.json", config.to_string());
+    let chats = |range: std::ops::Range<u64>| {
+        let row = |i: u64| {
+            let (question, answer) =
+                (format!("What is {i} plus {i}?"), format!("It is {}. ", 2 * i));
+            let answer = answer.repeat(1 + i as usize % 4);
+            serde_json::json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+        };
+        range.map(|i| row(i).to_string() + "\n").collect::<String>()
+    };
+    place.write("chats.jsonl", chats(0..40));
+    place.write("held.jsonl", chats(40..48));
+    place.write(
+        "chats.toml",
+        "split = \"train\"\neval_split = \"held\"\n[splits]\ntrain = \"chats.jsonl\"\nheld = \"held.jsonl\"\n",
+    );
+    place
+}
+
+/// The command of a task.
+fn line(task: &Task, save_every: u64, out: &str) -> String {
+    format!(
+        "finetune --model mini --from-scratch {} --seq-len 64 --batch 1 --accumulate 3 --lr 1e-3 --max-steps {} \
+         --save-every {save_every} --eval-every 7 --set samples.count=2 --set samples.max_new_tokens=16 --out {out}",
+        task.flags, task.steps
+    )
+}
+
+fn start(place: &Place, line: &str) -> Child {
+    let mut command: Command = place.command(line);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tunesmith starts")
+}
+
+/// Waits until a process has caught its signals; before that, a signal meets no program of ours.
+fn wait_until_caught(child: &mut Child) {
+    let status = format!("/proc/{}/status", child.id());
+    let caught = |text: &str| {
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask >> (Signal::TERM.as_raw() - 1) & 1 == 1)
+    };
+    let began = Instant::now();
+    while !fs::read_to_string(&status).is_ok_and(|text| caught(&text)) {
+        assert!(began.elapsed() < Duration::from_secs(60), "no signal is caught within a minute");
+        if child.try_wait().expect("a child").is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until a process has begun to save, or has ended.
+fn wait_for_a_save(place: &Place, run: &str, child: &mut Child) {
+    let (before, began) = (saved(place, run), Instant::now());
+    let mut stale = in_a_write(place, run); // left by a process before it, until this one sweeps
+    while child.try_wait().expect("a child").is_none() {
+        let writing = in_a_write(place, run);
+        stale &= writing;
+        if (writing && !stale) || saved(place, run) != before {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "no save within a minute");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// How a process ended, and what it said.
+fn end(mut child: Child) -> (Option<i32>, String) {
+    let mut text = String::new();
+    child.stderr.take().expect("stderr").read_to_string(&mut text).expect("UTF-8");
+    (child.wait().expect("a child").code(), text)
+}
+
+/// Everything but clocks: metrics, rows, ledger, the final model, and the newest checkpoint with the optimizer's state.
+fn assert_same(place: &Place, whole: &str, run: &str) {
+    let metrics = [whole, run].map(|run| place.untimed(run));
+    let differing = metrics[0].iter().zip(&metrics[1]).position(|(a, b)| a != b);
+    let at = differing.map(|i| (&metrics[0][i], &metrics[1][i]));
+    assert!(
+        metrics[0] == metrics[1],
+        "metrics of {run}, {:?} records: {at:?}",
+        metrics.each_ref().map(Vec::len)
+    );
+    let checkpoints = [whole, run].map(|run| place.names(&format!("{run}/checkpoints")));
+    assert_eq!(checkpoints[0], checkpoints[1]);
+    let newest = format!("checkpoints/{}", checkpoints[0].last().expect("a checkpoint"));
+    let mut files = vec!["rows.jsonl".to_owned(), "ledger.json".to_owned()];
+    for folder in [newest.as_str(), "final"] {
+        files.extend(
+            place.names(&format!("{whole}/{folder}")).iter().map(|n| format!("{folder}/{n}")),
+        );
+    }
+    for file in files {
+        let bytes = |run: &str| place.bytes(&format!("{run}/{file}"));
+        assert!(bytes(whole) == bytes(run), "{file} of {run} differs from that of {whole}");
+    }
+}
+
+/// The steps of the checkpoints of a run.
+fn saved(place: &Place, run: &str) -> Vec<u64> {
+    let folder = format!("{run}/checkpoints");
+    if !place.path(&folder).exists() {
+        return Vec::new();
+    }
+    let names = place.names(&folder);
+    names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect()
+}
+
+/// Whether a killed process was about to write, move or remove a checkpoint.
+fn in_a_write(place: &Place, run: &str) -> bool {
+    let folder = format!("{run}/checkpoints");
+    let unfinished = |name: &String| name.contains(".tmp-") || name.starts_with(".trash-");
+    place.path(&folder).exists() && place.names(&folder).iter().any(unfinished)
+}
+
+#[test]
+#[expect(
+    clippy::print_stderr,
+    reason = "the share of kills inside a write is a figure to be shown"
+)]
+fn killed_anywhere_any_number_of_times() {
+    let n_kills = count("TUNESMITH_KILLS", 60).div_ceil(TASKS.len());
+    for task in &TASKS {
+        let (place, mut chance) = (place(), Chance::new(&format!("kills, {}", task.name)));
+        place.ok(&line(task, 1, "whole"));
+        let (mut kills, mut in_writes, mut round) = (0, 0, 0);
+        while kills < n_kills {
+            round += 1;
+            let run = format!("killed-{round}");
+            let train = format!("{} --resume", line(task, 1, &run));
+            loop {
+                let mut child = start(&place, &train);
+                // One in five dies while it is loaded or loads, the others while they train and save.
+                if chance.below(5) > 0 {
+                    wait_for_a_save(&place, &run, &mut child);
+                    std::thread::sleep(chance.moment(Duration::from_millis(60)));
+                } else {
+                    std::thread::sleep(chance.moment(Duration::from_millis(400)));
+                }
+                child.kill().expect("a child");
+                let (code, said) = end(child);
+                match code {
+                    None => {
+                        kills += 1;
+                        in_writes += usize::from(in_a_write(&place, &run));
+                    }
+                    Some(0) => break,
+                    Some(code) => panic!("{train} ended with {code}: {said}"),
+                }
+                if kills >= n_kills {
+                    place.ok(&train);
+                    break;
+                }
+            }
+            assert_same(&place, "whole", &run);
+            let left = [place.names(&run), place.names(&format!("{run}/checkpoints"))].concat();
+            assert!(
+                !left.iter().any(|name| name.contains("tmp") || name.contains("trash")),
+                "{left:?}"
+            );
+        }
+        eprintln!(
+            "{}: {kills} kills in {round} runs, {in_writes} of them inside a write",
+            task.name
+        );
+        assert!(in_writes * 10 >= kills * 3, "only {in_writes} of {kills} inside a write");
+    }
+}
+
+#[test]
+fn stopped_anywhere_by_any_signal() {
+    let n_signals = count("TUNESMITH_SIGNALS", 60).div_ceil(TASKS.len());
+    let signals = [Signal::TERM, Signal::INT, Signal::USR1, Signal::USR2];
+    for task in &TASKS {
+        let (place, mut chance) = (place(), Chance::new(&format!("signals, {}", task.name)));
+        place.ok(&line(task, 20, "whole"));
+        let (mut n, mut round) = (0, 0);
+        while n < n_signals {
+            round += 1;
+            let run = format!("stopped-{round}");
+            let train = format!("{} --resume", line(task, 20, &run));
+            loop {
+                let mut child = start(&place, &train);
+                wait_until_caught(&mut child);
+                std::thread::sleep(chance.moment(Duration::from_millis(400)));
+                let signal = signals[chance.below(4) as usize];
+                let sent = kill_process(Pid::from_child(&child), signal).is_ok();
+                let twice = sent && chance.below(6) == 0;
+                if twice {
+                    std::thread::sleep(chance.moment(Duration::from_millis(5)));
+                    let _ = kill_process(Pid::from_child(&child), signal); // it may have left already
+                }
+                let (code, said) = end(child);
+                if code == Some(0) {
+                    break; // it was through before the signal came
+                }
+                assert_eq!(code, Some(75), "{signal:?}, twice: {twice}: {said}");
+                n += 1;
+                let saved = saved(&place, &run);
+                if !twice {
+                    assert!(!saved.is_empty(), "no checkpoint: {said}");
+                }
+                if said.contains("stopped after step") {
+                    // Not one step that was made and logged is lost.
+                    let log = fs::read_to_string(place.path(&format!("{run}/rows.jsonl")));
+                    let made = log.unwrap_or_default().lines().count() as u64;
+                    assert_eq!(saved.last(), Some(&made), "{said}");
+                }
+                if n >= n_signals {
+                    place.ok(&train);
+                    break;
+                }
+            }
+            assert_same(&place, "whole", &run);
+        }
+    }
+}
+
+#[test]
+fn of_eight_that_start_at_once_one_owns_the_run() {
+    let place = place();
+    for round in 0..count("TUNESMITH_OWNERS", 3) {
+        let run = format!("owned-{round}");
+        let mut children: Vec<Child> = (0..8)
+            .map(|_| start(&place, &line(&Task { steps: 1_000_000, ..TASKS[0] }, 0, &run)))
+            .collect();
+        let began = Instant::now();
+        let mut refused = Vec::new();
+        while refused.len() < 7 {
+            assert!(
+                began.elapsed() < Duration::from_secs(120),
+                "{} of 7 were refused",
+                refused.len()
+            );
+            if let Some(i) =
+                children.iter_mut().position(|c| c.try_wait().expect("a child").is_some())
+            {
+                refused.push(end(children.swap_remove(i)));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let owner = children.pop().expect("one is left");
+        for (code, said) in refused {
+            assert_eq!(code, Some(73), "{said}");
+            for words in [format!("pid {}, since ", owner.id()), "host ".to_owned()] {
+                assert!(said.contains(&words), "{words:?} is missing in: {said}");
+            }
+        }
+        kill_process(Pid::from_child(&owner), Signal::TERM).expect("it runs");
+        assert_eq!(end(owner).0, Some(75));
+    }
+}
