@@ -1,10 +1,12 @@
-//! Prefill, then one token per sequence and pass, until each has stopped.
+//! Answers to a list of prompts, by an [`Engine`] that goes through them.
 
-use crate::{SamplerKnobs, stop::StopText};
+use crate::{Engine, SamplerKnobs, answer::Answer};
 use serde::Serialize;
-use tch::{Kind, Tensor};
-use tunesmith_model::{KvCache, ModelError, Pass, Ragged, Transformer};
-use tunesmith_tokens::{DecodeStream, Tokenizer, TokenizerError};
+use tunesmith_model::{ModelError, Transformer};
+use tunesmith_tokens::{Tokenizer, TokenizerError};
+
+/// Sequences at once: up to as many rows, products read every weight once (see tunesmith-kernels' `matvec`).
+const MAX_SEQUENCES: usize = 16;
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,142 +85,23 @@ pub fn generate(
             return Err(GenerateError::PromptTooLong { index, n_tokens: prompt.len(), max });
         }
     }
-    let _no_grad = tch::no_grad_guard();
+    if knobs.max_new_tokens == 0 {
+        let answer = |(i, prompt): (usize, &Vec<u32>)| {
+            Answer::new(i, prompt, tokenizer, knobs).into_generation(on_text)
+        };
+        return prompts.iter().enumerate().map(answer).collect();
+    }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let capacity = (longest + knobs.max_new_tokens).min(max);
-    let mut cache =
-        KvCache::new(&model.config, prompts.len(), capacity, model.kind(), model.device());
-    let mut answers: Vec<Answer> = prompts
-        .iter()
-        .enumerate()
-        .map(|(i, prompt)| Answer::new(i, prompt, tokenizer, knobs))
-        .collect();
-
-    let mut next: Vec<Vec<u32>> = prompts.to_vec(); // what each sequence reads in the coming pass
-    while knobs.max_new_tokens > 0 && next.iter().any(|ids| !ids.is_empty()) {
-        let scores = last_logits(model, &next, &mut cache)?;
-        let active = next.iter_mut().zip(&mut answers).filter(|(ids, _)| !ids.is_empty());
-        for ((ids, answer), scores) in active.zip(scores) {
-            let id = answer.take(scores, stop_ids, on_text)?;
-            let room = answer.history.len() < capacity;
-            if answer.finish.is_none() && !room {
-                answer.finish = Some(FinishReason::Length);
-            }
-            ids.clear();
-            ids.extend(answer.finish.is_none().then_some(id));
-        }
+    let mut engine =
+        Engine::new(model, tokenizer, stop_ids, prompts.len().min(MAX_SEQUENCES), capacity);
+    for prompt in prompts {
+        engine.submit(prompt, knobs)?;
     }
-    answers.into_iter().map(|answer| answer.into_generation(on_text)).collect()
-}
-
-/// Reads `next` into the cache; logits after the last token of each sequence that read any, as host memory.
-fn last_logits(
-    model: &Transformer,
-    next: &[Vec<u32>],
-    cache: &mut KvCache,
-) -> Result<Vec<Vec<f32>>, ModelError> {
-    let docs: Vec<&[u32]> = next.iter().map(Vec::as_slice).collect();
-    let starts = cache.lens().to_vec();
-    let ragged = Ragged::from_positions(&docs, &starts, model.device());
-    let mut pass = Pass::cached(cache);
-    let hidden = model.hidden(&ragged, &mut pass)?; // (N, C)
-    let mut end = 0;
-    let ends = ragged.lens.iter().filter(|&&n| n > 0).map(|n| {
-        end += n;
-        end - 1
-    });
-    let last = Tensor::from_slice(&ends.collect::<Vec<i64>>()).to_device(model.device());
-    let logits = model.head().logits(&hidden.index_select(0, &last), &pass).to_kind(Kind::Float); // (S, V)
-    Ok(Vec::<Vec<f32>>::try_from(logits)?)
-}
-
-/// One sequence on its way.
-struct Answer<'a> {
-    index: usize,
-    knobs: &'a SamplerKnobs,
-    history: Vec<u32>,
-    n_prompt: usize,
-    decoder: Option<DecodeStream<'a>>,
-    stop: StopText<'a>,
-    text: String,
-    finish: Option<FinishReason>,
-}
-
-impl<'a> Answer<'a> {
-    fn new(
-        index: usize,
-        prompt: &[u32],
-        tokenizer: Option<&'a Tokenizer>,
-        knobs: &'a SamplerKnobs,
-    ) -> Self {
-        Self {
-            index,
-            knobs,
-            history: prompt.to_vec(),
-            n_prompt: prompt.len(),
-            decoder: tokenizer.map(|tokenizer| tokenizer.decode_stream(true)),
-            stop: StopText::new(&knobs.stop),
-            text: String::new(),
-            finish: None,
-        }
+    let mut answers: Vec<(usize, Generation)> = Vec::new();
+    while !engine.is_idle() {
+        answers.extend(engine.step(on_text)?);
     }
-
-    /// Chooses the next token and says its text.
-    fn take(
-        &mut self,
-        mut scores: Vec<f32>,
-        stop_ids: &[u32],
-        on_text: &mut dyn FnMut(usize, &str),
-    ) -> Result<u32, GenerateError> {
-        self.knobs.process(&mut scores, &self.history);
-        let step = (self.history.len() - self.n_prompt) as u64;
-        let id = self.knobs.choose(&scores, self.index as u64, step);
-        self.history.push(id);
-        if stop_ids.contains(&id) {
-            self.finish = Some(FinishReason::Stop);
-            return Ok(id);
-        }
-        let piece = match &mut self.decoder {
-            Some(decoder) => decoder.push(id)?,
-            None => None,
-        };
-        if let Some(piece) = piece {
-            let (certain, stopped) = self.stop.push(&piece);
-            self.say(&certain, on_text);
-            if stopped {
-                self.finish = Some(FinishReason::Stop);
-            }
-        }
-        if self.finish.is_none() && self.history.len() - self.n_prompt >= self.knobs.max_new_tokens
-        {
-            self.finish = Some(FinishReason::Length);
-        }
-        Ok(id)
-    }
-
-    fn say(&mut self, text: &str, on_text: &mut dyn FnMut(usize, &str)) {
-        if !text.is_empty() {
-            self.text.push_str(text);
-            on_text(self.index, text);
-        }
-    }
-
-    fn into_generation(
-        mut self,
-        on_text: &mut dyn FnMut(usize, &str),
-    ) -> Result<Generation, GenerateError> {
-        let rest = match &mut self.decoder {
-            Some(decoder) => decoder.flush()?,
-            None => None,
-        };
-        if let Some(rest) = rest {
-            let (certain, _) = self.stop.push(&rest);
-            self.say(&certain, on_text);
-        }
-        let held = std::mem::replace(&mut self.stop, StopText::new(&[])).finish();
-        self.say(&held, on_text);
-        let ids = self.history.split_off(self.n_prompt);
-        let finish_reason = self.finish.unwrap_or(FinishReason::Length);
-        Ok(Generation { prompt_ids: self.history, ids, text: self.text, finish_reason })
-    }
+    answers.sort_by_key(|&(ticket, _)| ticket);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }

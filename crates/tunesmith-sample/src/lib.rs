@@ -1,8 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod answer;
+mod engine;
 mod generate;
 mod sampler;
 mod stop;
 
+pub use engine::Engine;
 pub use generate::{FinishReason, GenerateError, Generation, generate};
 pub use sampler::SamplerKnobs;

@@ -1,0 +1,129 @@
+//! The engine: sequences come and go while others are on their way (continuous batching, Yu et al. 2022, "Orca").
+//!
+//! A static cache has a slot per sequence. Every step is one pass through the model: a prompt for a slot that was just
+//! taken, one token for each of the others, in one ragged stream. A slot whose answer ended goes to the next in line.
+
+use crate::{FinishReason, GenerateError, Generation, SamplerKnobs, answer::Answer};
+use std::collections::VecDeque;
+use tch::{Kind, Tensor};
+use tunesmith_model::{KvCache, ModelError, Pass, Ragged, Transformer};
+use tunesmith_tokens::Tokenizer;
+
+/// Answers prompts, several at a time.
+pub struct Engine<'a> {
+    model: &'a Transformer,
+    tokenizer: Option<&'a Tokenizer>,
+    stop_ids: &'a [u32],
+    cache: KvCache,
+    slots: Vec<Option<Active<'a>>>,
+    waiting: VecDeque<Active<'a>>,
+    n_submitted: usize,
+}
+
+/// A sequence, and what it reads in the coming pass.
+struct Active<'a> {
+    answer: Answer<'a>,
+    next: Vec<u32>,
+}
+
+impl<'a> Engine<'a> {
+    /// An idle engine with room for `n_slots` sequences of at most `capacity` tokens each, prompt included.
+    ///
+    /// The text of answers stays empty without a tokenizer.
+    pub fn new(
+        model: &'a Transformer,
+        tokenizer: Option<&'a Tokenizer>,
+        stop_ids: &'a [u32],
+        n_slots: usize,
+        capacity: usize,
+    ) -> Self {
+        let cache = KvCache::new(&model.config, n_slots, capacity, model.kind(), model.device());
+        let slots = (0..n_slots).map(|_| None).collect();
+        let (waiting, n_submitted) = (VecDeque::new(), 0);
+        Self { model, tokenizer, stop_ids, cache, slots, waiting, n_submitted }
+    }
+
+    /// Puts a prompt in line. Its ticket counts from 0; with the knobs' seed it names the draws of the answer.
+    ///
+    /// # Errors
+    /// Knobs out of range, a prompt without tokens or without room.
+    pub fn submit(
+        &mut self,
+        prompt: &[u32],
+        knobs: &'a SamplerKnobs,
+    ) -> Result<usize, GenerateError> {
+        knobs.check().map_err(GenerateError::Knobs)?;
+        let (index, max) = (self.n_submitted, self.cache.capacity());
+        if prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt { index });
+        }
+        if prompt.len() >= max {
+            return Err(GenerateError::PromptTooLong { index, n_tokens: prompt.len(), max });
+        }
+        let answer = Answer::new(index, prompt, self.tokenizer, knobs);
+        self.waiting.push_back(Active { answer, next: prompt.to_vec() });
+        self.n_submitted += 1;
+        Ok(index)
+    }
+
+    /// Whether nothing is on its way or in line.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.slots.iter().all(Option::is_none)
+    }
+
+    /// One pass: a token more for every sequence on its way. Returns the answers that ended, with their tickets;
+    /// `on_text` receives each ticket and text as soon as it is certain.
+    ///
+    /// # Errors
+    /// What model and tokenizer say.
+    pub fn step(
+        &mut self,
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> Result<Vec<(usize, Generation)>, GenerateError> {
+        for (i, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
+            self.cache.clear(i);
+            *slot = self.waiting.pop_front();
+        }
+        if self.slots.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
+        let rows = self.read()?;
+        let mut ended = Vec::new();
+        for (slot, scores) in self.slots.iter_mut().filter(|slot| slot.is_some()).zip(rows) {
+            let Some(Active { answer, next }) = slot else { continue };
+            let id = answer.take(scores, self.stop_ids, on_text)?;
+            if answer.finish.is_none() && answer.history.len() >= self.cache.capacity() {
+                answer.finish = Some(FinishReason::Length);
+            }
+            *next = vec![id];
+            if answer.finish.is_some()
+                && let Some(Active { answer, .. }) = slot.take()
+            {
+                ended.push((answer.index, answer.into_generation(on_text)?));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Logits after the last token of each taken slot, in order, as host memory.
+    fn read(&mut self) -> Result<Vec<Vec<f32>>, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let next = |slot: &'_ Option<Active<'a>>| slot.as_ref().map(|active| active.next.clone());
+        let docs: Vec<Vec<u32>> =
+            self.slots.iter().map(|slot| next(slot).unwrap_or_default()).collect();
+        let docs: Vec<&[u32]> = docs.iter().map(Vec::as_slice).collect();
+        let starts = self.cache.lens().to_vec();
+        let ragged = Ragged::from_positions(&docs, &starts, self.model.device());
+        let mut pass = Pass::cached(&mut self.cache);
+        let hidden = self.model.hidden(&ragged, &mut pass)?; // (N, C)
+        let mut end = 0;
+        let ends = ragged.lens.iter().filter(|&&n| n > 0).map(|n| {
+            end += n;
+            end - 1
+        });
+        let last = Tensor::from_slice(&ends.collect::<Vec<i64>>()).to_device(self.model.device());
+        let hidden = hidden.index_select(0, &last); // (S, C)
+        let logits = self.model.head().logits(&hidden, &pass).to_kind(Kind::Float); // (S, V)
+        Ok(Vec::<Vec<f32>>::try_from(logits)?)
+    }
+}
