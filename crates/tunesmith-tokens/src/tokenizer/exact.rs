@@ -1,6 +1,7 @@
 //! Our own encoding against the `tokenizers` crate: ids and spans of many strings that are made to find differences.
 
 use super::Tokenizer;
+use super::bpe::Later;
 use std::path::{Path, PathBuf};
 
 /// Strings of the normal test and of the long one, over all tokenizers.
@@ -198,6 +199,60 @@ fn as_the_library_however_spaces_are_written() {
         for text in ["", " ", "  ", "x", " x", "</s>", "</s> x", "x</s>y </s>\n", "é", "\n", "中 "]
         {
             assert!(check(&tokenizer, &name, text));
+        }
+    }
+}
+
+/// Whatever a file has that is not known here leaves all of it to the library.
+#[test]
+fn files_of_other_forms_are_the_librarys() {
+    use serde_json::{Value, json};
+    let bytes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers/bytes.json");
+    let spaces = folder("stories15m/tokenizer.json");
+    let own = |json: &Value| Later::new(json.to_string().as_bytes()).make().is_some();
+    for (file, changes) in [
+        (
+            Some(bytes),
+            vec![
+                ("/normalizer", json!({"type": "NFKC"})),
+                ("/normalizer", json!({"type": "Lowercase"})),
+                ("/pre_tokenizer", json!({"type": "Whitespace"})),
+                ("/pre_tokenizer", Value::Null),
+                ("/model/dropout", json!(0.1)),
+                ("/model/unk_token", json!("</s>")),
+                ("/model/byte_fallback", json!(true)),
+                ("/model/continuing_subword_prefix", json!("##")),
+                ("/model/end_of_word_suffix", json!("</w>")),
+                ("/added_tokens/0/normalized", json!(true)),
+                ("/added_tokens/0/single_word", json!(true)),
+                ("/added_tokens/0/lstrip", json!(true)),
+                ("/added_tokens/0/rstrip", json!(true)),
+            ],
+        ),
+        (
+            spaces.filter(|file| file.exists()),
+            vec![
+                ("/model/byte_fallback", json!(false)),
+                ("/model/ignore_merges", json!(true)),
+                ("/model/merges/0", json!("a ▁")),
+                ("/model/merges/0", json!("<0x41> a")),
+                ("/pre_tokenizer", json!({"type": "Whitespace"})),
+                ("/normalizer/normalizers/0/prepend", json!("_")),
+                ("/normalizer", json!({"type": "NFC"})),
+            ],
+        ),
+    ] {
+        let Some(file) = file else { continue };
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        let tokens = json["added_tokens"].as_array_mut().unwrap();
+        tokens.retain(|token| token["lstrip"] == false && token["rstrip"] == false);
+        assert!(own(&json), "{} is of a known form", file.display());
+        for (pointer, value) in changes {
+            let mut other = json.clone();
+            *other.pointer_mut(pointer).unwrap() = value;
+            let value = other.pointer(pointer).unwrap();
+            assert!(!own(&other), "{} with {pointer} {value}", file.display());
         }
     }
 }
