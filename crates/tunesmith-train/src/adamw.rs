@@ -131,8 +131,7 @@ impl AdamW {
         let _no_grad = tch::no_grad_guard();
         for (slot, grad) in self.slots.iter_mut().zip(gradients.grads) {
             let Some(grad) = grad else { continue };
-            slot.update(&grad, &update);
-            slot.param.main_grad().give_back(grad);
+            slot.update(&grad, &update); // and the gradient's memory is free
         }
     }
 
