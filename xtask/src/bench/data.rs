@@ -121,9 +121,12 @@ fn summary(
         }))
     };
     let sides = runs.iter().map(side).collect::<Result<Vec<_>>>()?;
-    let ratio = match runs {
-        [ours, theirs] => json!(mb_per_s(ours)? / mb_per_s(theirs)?),
-        _ => Value::Null,
+    let (ratio, cpu_ratio) = match runs {
+        [ours, theirs] => (
+            json!(mb_per_s(ours)? / mb_per_s(theirs)?),
+            json!(theirs.median("cpu_seconds")? / ours.median("cpu_seconds")?),
+        ),
+        _ => (Value::Null, Value::Null),
     };
     Ok(json!({
         "bench": "data",
@@ -134,6 +137,7 @@ fn summary(
         "seq_len": SEQ_LEN,
         "sides": sides,
         "ratio": ratio,
+        "cpu_ratio": cpu_ratio,
         "same_tokens": same.as_ref().map(Result::is_ok),
         "rows_equal": same.as_ref().and_then(|same| same.as_ref().ok()).map(|(equal, _)| equal),
     }))
@@ -161,7 +165,7 @@ mod tests {
         let same = compare(&both[0], &both[1]).unwrap();
         assert_eq!(same, Ok((2, 1)));
         let summary = summary(&both, &Some(same), 1).unwrap();
-        assert_eq!(summary["ratio"], 20.0);
+        assert_eq!((&summary["ratio"], &summary["cpu_ratio"]), (&json!(20.0), &json!(1.0)));
         assert_eq!(summary["sides"][1]["tokens_per_s"], 0.9);
         assert_eq!((&summary["same_tokens"], &summary["rows_equal"]), (&json!(true), &json!(2)));
     }
