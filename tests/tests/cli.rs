@@ -24,6 +24,7 @@ fn help() {
               check     Everything up to the first batch, before any weight is touched: all errors at once
               data      Look at a data set
               score     Log-probabilities and perplexity of a file
+              merge     Write a model with its adapter merged into it
               generate  Answer a prompt
               chat      Talk with a model
               export    Write a model as one GGUF file
@@ -241,6 +242,12 @@ fn help_of_score() {
                   --model <MODEL>
                       A Hub id, a model directory, or a run directory
 
+                  --adapter <ADAPTER>
+                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+
+                  --storage <STORAGE>
+                      dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
+
                   --dtype <DTYPE>
                       fp32 or bf16 [default: the dtype of the weights]
 
@@ -291,6 +298,12 @@ fn help_of_generate() {
             Options:
                   --model <MODEL>
                       A Hub id, a model directory, or a run directory
+
+                  --adapter <ADAPTER>
+                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+
+                  --storage <STORAGE>
+                      dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
 
                   --dtype <DTYPE>
                       fp32 or bf16 [default: the dtype of the weights]
@@ -382,6 +395,12 @@ fn help_of_chat() {
             Options:
                   --model <MODEL>
                       A Hub id, a model directory, or a run directory
+
+                  --adapter <ADAPTER>
+                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+
+                  --storage <STORAGE>
+                      dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
 
                   --dtype <DTYPE>
                       fp32 or bf16 [default: the dtype of the weights]

@@ -63,6 +63,7 @@ fn run(model: &Transformer, golden: &Value) -> Vec<StepRecord> {
             eps: number(&knobs["eps"]),
             weight_decay: number(&knobs["weight_decay"]),
             max_grad_norm: number(&knobs["max_grad_norm"]),
+            ..AdamWKnobs::default()
         },
         model.params(),
     );

@@ -63,6 +63,16 @@ impl Attention {
         Self { qkv, qk_norm, o, heads, head_dim: config.head_dim, scale, sliding_window, layer }
     }
 
+    /// Its linear layers in order, and its norms.
+    pub(crate) fn parts_mut(&mut self) -> (impl Iterator<Item = &mut Linear>, &mut [Norm]) {
+        let norms = self.qk_norm.as_mut().map_or(&mut [][..], |norms| norms.as_mut_slice());
+        (self.qkv.iter_mut().chain([&mut self.o]), norms)
+    }
+
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.qkv.iter().chain([&self.o])
+    }
+
     /// `x` (N, C), normalised → (N, C), to be added to the stream.
     pub(crate) fn forward(
         &self,

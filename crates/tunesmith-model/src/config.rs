@@ -4,6 +4,9 @@ use crate::{ModelError, family};
 use serde_json::{Map, Value};
 use std::path::Path;
 
+/// How the names of Hugging Face's classes for sequence classification end.
+pub(crate) const CLASSIFIER: &str = "ForSequenceClassification";
+
 /// A decoder-only transformer. Every family that tunesmith knows is a value of this type.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -45,6 +48,10 @@ pub struct Config {
     pub sliding_window: Option<i64>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// Labels of a model for sequence classification; `None`: it has a head over the vocabulary.
+    pub n_labels: Option<i64>,
+    /// Whether the head over labels is new: the checkpoint's own head, if it has one, is not read.
+    pub fresh_head: bool,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
     /// Names of the checkpoint's tensors.
@@ -141,6 +148,36 @@ impl Config {
                 found: other.to_string().chars().take(40).collect(),
             }),
         }
+    }
+
+    /// The same model with a head over `labels` instead of the vocabulary, under its Hugging Face class: as it is, if it
+    /// has just these labels already, else with a new head.
+    #[must_use]
+    pub fn into_classifier(mut self, labels: &[String]) -> Self {
+        if self.n_labels.is_some() && self.labels() == labels {
+            return self;
+        }
+        self.n_labels = Some(labels.len() as i64);
+        self.fresh_head = true;
+        self.architecture =
+            self.architecture.replace("ForCausalLM", CLASSIFIER).replace("LMHeadModel", CLASSIFIER);
+        let names = || labels.iter().enumerate();
+        let id2label = names().map(|(i, label)| (i.to_string(), Value::from(label.as_str())));
+        let label2id = names().map(|(i, label)| (label.clone(), Value::from(i)));
+        self.raw.insert("id2label".into(), Value::Object(id2label.collect()));
+        self.raw.insert("label2id".into(), Value::Object(label2id.collect()));
+        self.raw.insert("architectures".into(), Value::from(vec![self.architecture.as_str()]));
+        self.raw.shift_remove("num_labels");
+        self
+    }
+
+    /// The labels of a classifier in order, `LABEL_i` where it names none; none for a language model.
+    pub fn labels(&self) -> Vec<String> {
+        let name = |i: i64| {
+            let named = self.raw.get("id2label").and_then(|labels| labels.get(i.to_string()));
+            named.and_then(Value::as_str).map_or_else(|| format!("LABEL_{i}"), str::to_owned)
+        };
+        (0..self.n_labels.unwrap_or(0)).map(name).collect()
     }
 
     /// The scale of attention scores, 1/√D.

@@ -83,6 +83,14 @@ pub enum ModelError {
         /// Name, expected shape, found shape.
         mismatches: Vec<(String, Vec<i64>, Vec<i64>)>,
     },
+    /// An adapter that cannot be: its settings, its files, or the base it meets.
+    #[error("{place}: {reason}")]
+    BadAdapter {
+        /// The setting, the file or the folder.
+        place: String,
+        /// What was expected and what was found.
+        reason: String,
+    },
     /// A token id that the embedding has no row for.
     #[error(
         "token id {id} is outside the vocabulary of {vocab_size}\nhelp: the tokenizer and the model do not belong together"

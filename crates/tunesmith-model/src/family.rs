@@ -7,7 +7,7 @@ mod gpt2;
 mod keys;
 mod llama;
 
-use crate::{Config, ModelError};
+use crate::{Config, ModelError, config};
 use keys::Keys;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -112,10 +112,14 @@ pub(crate) fn read(path: &Path, raw: Map<String, Value>) -> Result<Config, Model
         });
     }
     let class = raw.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
+    let sibling = |ending: &str| {
+        family.architecture.replace("ForCausalLM", ending).replace("LMHeadModel", ending)
+    };
+    let classifies = class == Some(&sibling(config::CLASSIFIER));
     if let Some(class) = class
         && class != family.architecture
-        && class
-            != family.architecture.replace("ForCausalLM", "Model").replace("LMHeadModel", "Model")
+        && class != sibling("Model")
+        && !classifies
     {
         return Err(ModelError::Unsupported {
             path: path.into(),
@@ -126,6 +130,10 @@ pub(crate) fn read(path: &Path, raw: Map<String, Value>) -> Result<Config, Model
     let mut config = keys.common(family)?;
     (family.read)(&keys, &mut config)?;
     keys.check(&config)?;
+    if classifies {
+        config.architecture = sibling(config::CLASSIFIER);
+        config.n_labels = Some(keys.n_labels()?);
+    }
     config.raw = raw;
     Ok(config)
 }

@@ -15,7 +15,7 @@ const CHUNK_ELEMENTS: i64 = 1 << 24;
 /// The output projection; tied to the embedding where the model says so.
 #[derive(Debug)]
 pub struct Head {
-    linear: Linear, // (V, C)
+    pub(crate) linear: Linear, // (V, C)
     vocab_size: i64,
 }
 

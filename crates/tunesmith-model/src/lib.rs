@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adapter;
 mod attention;
 mod cache;
 pub mod config;
@@ -18,13 +19,17 @@ mod node;
 mod norm;
 mod param;
 mod pass;
+mod quant;
 mod ragged;
-#[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
 mod random;
 mod rope;
 mod transformer;
 mod weights;
 
+pub use adapter::{
+    Adapter, Bias, LoraConfig, LoraInit, Modules, Pattern, adapter_labels, adapter_storage,
+    base_hash,
+};
 pub use cache::KvCache;
 pub use config::Config;
 pub use error::ModelError;
@@ -32,6 +37,7 @@ pub use head::{Head, TokenScores};
 pub use main_grad::MainGrad;
 pub use param::{Param, Role};
 pub use pass::{DropoutKey, Pass};
+pub use quant::Storage;
 pub use ragged::Ragged;
 pub use transformer::Transformer;
 pub use weights::{LoadOptions, TensorFile, Trainable, write_tensors, write_tensors_into};

@@ -9,7 +9,9 @@
 use crate::{
     MainGrad, Pass,
     lora::{Lora, LoraOp, LoraSaved},
+    node,
     param::{Init, Param, Place, Role, Spec, Supply, dense},
+    quant::Quantised,
 };
 use std::rc::Rc;
 use tch::{Kind, Tensor};
@@ -23,6 +25,8 @@ pub(crate) struct Linear {
     pub(crate) weight: Weight,
     bias: Option<Place>,
     pub(crate) transposed: bool,
+    pub(crate) n_in: i64,
+    pub(crate) n_out: i64,
     loras: Vec<(usize, Lora)>, // by the adapter's number
 }
 
@@ -31,6 +35,8 @@ pub(crate) struct Linear {
 pub(crate) enum Weight {
     /// As it is, in the model's dtype.
     Dense(Place),
+    /// In few bits, frozen; products see it in the stream's dtype.
+    Quantised { codes: Quantised, kind: Kind },
 }
 
 /// The shape of a [`Linear`], for building it.
@@ -61,13 +67,15 @@ impl Linear {
             };
             Place::new(dense(supply, spec))
         });
-        Self { name: name.into(), weight, bias, transposed, loras: Vec::new() }
+        Self { name: name.into(), weight, bias, transposed, n_in, n_out, loras: Vec::new() }
     }
 
     /// A layer without bias around a weight `[O, I]` that is there already.
     pub(crate) fn around(name: &str, weight: Rc<Param>) -> Self {
-        let weight = Weight::Dense(Place::new(weight));
-        Self { name: name.into(), weight, bias: None, transposed: false, loras: Vec::new() }
+        let size = weight.tensor.size();
+        let (n_in, n_out) = (size.last().copied().unwrap_or(0), size.first().copied().unwrap_or(0));
+        let (name, weight) = (name.to_owned(), Weight::Dense(Place::new(weight)));
+        Self { name, weight, bias: None, transposed: false, n_in, n_out, loras: Vec::new() }
     }
 
     /// Gives the adapter of this number its part.
@@ -75,19 +83,97 @@ impl Linear {
         self.loras.push((adapter, lora));
     }
 
+    /// Takes the part of an adapter away.
+    pub(crate) fn detach(&mut self, adapter: usize) {
+        self.loras.retain(|(number, _)| *number != adapter);
+        if let Weight::Dense(weight) = &mut self.weight {
+            weight.restore(adapter);
+        }
+        self.bias.iter_mut().for_each(|bias| bias.restore(adapter));
+    }
+
+    /// Writes an adapter's part into the base's weights, which are dense.
+    pub(crate) fn merge(&mut self, adapter: usize) {
+        let merged = self.lora_of(adapter).map(|lora| lora.merged(&self.base_matrix()));
+        if let Weight::Dense(weight) = &mut self.weight {
+            if let Some(merged) = merged {
+                let merged = if self.transposed { merged.tr() } else { merged };
+                weight.base().tensor.shallow_clone().copy_(&merged);
+            }
+            weight.merge(adapter);
+        }
+        self.bias.iter_mut().for_each(|bias| bias.merge(adapter));
+    }
+
+    pub(crate) fn is_changed_by(&self, adapter: usize) -> bool {
+        let replaced =
+            matches!(&self.weight, Weight::Dense(weight) if weight.is_changed_by(adapter));
+        self.lora_of(adapter).is_some() || replaced
+    }
+
+    /// How many weights are quantised; `None` where they are dense.
+    pub(crate) fn n_quantised(&self) -> Option<usize> {
+        match &self.weight {
+            Weight::Dense(_) => None,
+            Weight::Quantised { codes, .. } => Some(codes.numel()),
+        }
+    }
+
+    /// Makes a quantised matrix dense; the new parameter, or `None` where it was dense already.
+    pub(crate) fn dequantise(&mut self) -> Option<Rc<Param>> {
+        let Weight::Quantised { codes, kind } = &self.weight else { return None };
+        let name = format!("{}.weight", self.name);
+        let param = Param::new(name, Role::Projection, codes.dequantise(*kind), false);
+        self.weight = Weight::Dense(Place::new(param.clone()));
+        Some(param)
+    }
+
+    pub(crate) fn lora_of(&self, adapter: usize) -> Option<&Lora> {
+        self.loras.iter().find(|(number, _)| *number == adapter).map(|(_, lora)| lora)
+    }
+
+    pub(crate) fn bias(&self) -> Option<&Place> {
+        self.bias.as_ref()
+    }
+
+    pub(crate) fn bias_mut(&mut self) -> Option<&mut Place> {
+        self.bias.as_mut()
+    }
+
+    /// W of the base as (O, I), without a gradient.
+    pub(crate) fn base_matrix(&self) -> Tensor {
+        self.matrix(&Pass::base()).detach()
+    }
+
     /// `[N, I]` → `[N, O]`, in ordinary autograd.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        if let Weight::Quantised { .. } = &self.weight {
+            return self.node(x, pass);
+        }
         let bias = self.bias.as_ref().map(|bias| &bias.at(pass).tensor);
         let w = self.matrix(pass);
         let Some(lora) = self.lora(pass) else { return x.linear(&w, bias) };
         lora.forward(&w, bias, x, self.dropout_stream(pass))
     }
 
+    /// The layer as one node: autograd would keep every dequantised matrix until the backward pass.
+    fn node(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let (op, input) = (self.op(pass), x.detach());
+        let (y, saved) = op.forward(&input);
+        let leaves: Vec<Tensor> = op.leaves().into_iter().map(Tensor::shallow_clone).collect();
+        node::attach(c"linear", x, &leaves, &y, move |dy, dx| op.backward(saved, &input, dy, dx));
+        y
+    }
+
     /// A handle for a coarse node, which may go to another thread.
     pub(crate) fn op(&self, pass: &Pass) -> LinearOp {
-        let Weight::Dense(weight) = &self.weight;
         LinearOp {
-            weight: Leaf::of(weight.at(pass)),
+            weight: match &self.weight {
+                Weight::Dense(weight) => WeightOp::Dense(Leaf::of(weight.at(pass))),
+                Weight::Quantised { codes, kind } => {
+                    WeightOp::Quantised { codes: codes.shallow_clone(), kind: *kind }
+                }
+            },
             transposed: self.transposed,
             bias: self.bias.as_ref().map(|bias| Leaf::of(bias.at(pass))),
             lora: self.lora(pass).map(|lora| lora.op(self.dropout_stream(pass))),
@@ -96,13 +182,15 @@ impl Linear {
 
     /// W as (O, I).
     fn matrix(&self, pass: &Pass) -> Tensor {
-        let Weight::Dense(weight) = &self.weight;
-        let weight = &weight.at(pass).tensor;
-        if self.transposed { weight.tr() } else { weight.shallow_clone() }
+        let weight = match &self.weight {
+            Weight::Dense(weight) => weight.at(pass).tensor.shallow_clone(),
+            Weight::Quantised { codes, kind } => codes.dequantise(*kind),
+        };
+        if self.transposed { weight.tr() } else { weight }
     }
 
     fn lora(&self, pass: &Pass) -> Option<&Lora> {
-        self.loras.iter().find(|(adapter, _)| Some(*adapter) == pass.adapter).map(|(_, lora)| lora)
+        self.lora_of(pass.adapter?)
     }
 
     /// What names this layer's dropout mask in `pass`.
@@ -145,10 +233,17 @@ impl Leaf {
 /// A [`Linear`] of one pass, for coarse nodes: `Send`, without autograd.
 #[derive(Debug)]
 pub(crate) struct LinearOp {
-    weight: Leaf,
+    weight: WeightOp,
     transposed: bool,
     bias: Option<Leaf>,
     lora: Option<LoraOp>,
+}
+
+/// The matrix of a [`LinearOp`].
+#[derive(Debug)]
+enum WeightOp {
+    Dense(Leaf),
+    Quantised { codes: Quantised, kind: Kind },
 }
 
 /// What [`LinearOp::forward`] keeps for its backward, beside the input.
@@ -181,9 +276,10 @@ impl LinearOp {
         dx: bool,
     ) -> Option<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        match self.transposed {
-            true => self.weight.accumulate_product(x, dy),
-            false => self.weight.accumulate_product(dy, x),
+        match (&self.weight, self.transposed) {
+            (WeightOp::Dense(weight), true) => weight.accumulate_product(x, dy),
+            (WeightOp::Dense(weight), false) => weight.accumulate_product(dy, x),
+            (WeightOp::Quantised { .. }, _) => {} // frozen
         }
         if let Some(bias) = &self.bias {
             bias.accumulate(|| dy.sum_dim_intlist(0, false, Kind::Float));
@@ -197,13 +293,20 @@ impl LinearOp {
     /// The trainable tensors, which a node lists among its inputs, returning no gradient for them: so it runs even where
     /// its input needs none.
     pub(crate) fn leaves(&self) -> Vec<&Tensor> {
-        let own = [Some(&self.weight), self.bias.as_ref()].into_iter().flatten();
+        let weight = match &self.weight {
+            WeightOp::Dense(weight) => Some(weight),
+            WeightOp::Quantised { .. } => None,
+        };
+        let own = [weight, self.bias.as_ref()].into_iter().flatten();
         let lora = self.lora.iter().flat_map(LoraOp::leaves);
         own.chain(lora).filter(|leaf| leaf.grad.is_some()).map(|leaf| &leaf.tensor).collect()
     }
 
     fn matrix(&self) -> Tensor {
-        let weight = self.weight.tensor.detach();
+        let weight = match &self.weight {
+            WeightOp::Dense(weight) => weight.tensor.detach(),
+            WeightOp::Quantised { codes, kind } => codes.dequantise(*kind),
+        };
         if self.transposed { weight.tr() } else { weight }
     }
 }
@@ -234,7 +337,8 @@ mod tests {
             let a = param("a", Role::LoraA, &[2, 3]);
             let b = param("b", Role::LoraB, &[4, 2]);
             let magnitude = dora.then(|| param("m", Role::Magnitude, &[4]));
-            linear.attach(0, Lora { a, b, magnitude, scale: 1.5, dropout });
+            let initial = dropout.gt(&0.0).then(|| (randn(&[2, 3]), randn(&[4, 2])));
+            linear.attach(0, Lora { a, b, magnitude, scale: 1.5, dropout, initial });
         }
         linear
     }
@@ -264,7 +368,7 @@ mod tests {
             let (x, dy) = (randn(&[5, 3]).set_requires_grad(true), randn(&[5, 4]));
 
             let y = linear.forward(&x, &pass);
-            let Weight::Dense(weight) = &linear.weight;
+            let Weight::Dense(weight) = &linear.weight else { panic!("dense") };
             let mut params: Vec<&Rc<Param>> = linear.bias.iter().map(Place::base).collect();
             params.extend((!lora).then_some(weight.base()));
             if let Some((_, lora)) = linear.loras.first() {
@@ -301,7 +405,7 @@ mod tests {
         assert_eq!(with(Some(0), Some(1)), with(Some(0), Some(1)));
         assert_ne!(with(Some(0), Some(1)), with(Some(0), Some(2)));
         assert_ne!(with(Some(0), None), with(Some(0), Some(2)));
-        let Weight::Dense(weight) = &linear.weight;
+        let Weight::Dense(weight) = &linear.weight else { panic!("dense") };
         let bias = linear.bias.as_ref().map(|bias| &bias.base().tensor);
         let base = tch::no_grad(|| x.linear(&weight.base().tensor, bias));
         assert_eq!(with(None, None), base);

@@ -19,6 +19,8 @@ pub(crate) struct Lora {
     pub(crate) magnitude: Option<Rc<Param>>, // (O): DoRA
     pub(crate) scale: f64,
     pub(crate) dropout: f64,
+    /// A₀ and B₀ of PiSSA: the change is s (BA − B₀A₀). Frozen.
+    pub(crate) initial: Option<(Tensor, Tensor)>,
 }
 
 impl Lora {
@@ -33,10 +35,13 @@ impl Lora {
         let kind = x.kind();
         let dropped = self.drop(x, stream);
         let inner = dropped.as_ref().unwrap_or(x);
-        let delta = inner
-            .matmul(&self.a.tensor.to_kind(kind).tr())
-            .matmul(&self.b.tensor.to_kind(kind).tr())
-            * self.scale;
+        let product = |a: &Tensor, b: &Tensor| {
+            inner.matmul(&a.to_kind(kind).tr()).matmul(&b.to_kind(kind).tr()) * self.scale
+        };
+        let mut delta = product(&self.a.tensor, &self.b.tensor);
+        if let Some((a, b)) = &self.initial {
+            delta -= product(a, b);
+        }
         let base = x.linear(w, bias);
         let Some(magnitude) = &self.magnitude else { return base + delta };
         let gain = (&magnitude.tensor / self.norm(w)).to_kind(kind); // (O)
@@ -51,6 +56,7 @@ impl Lora {
             magnitude: self.magnitude.as_deref().map(Leaf::of),
             scale: self.scale,
             dropout: self.dropout,
+            initial: self.initial.as_ref().map(|(a, b)| (a.shallow_clone(), b.shallow_clone())),
             stream,
         }
     }
@@ -62,15 +68,38 @@ impl Lora {
 
     /// ‖W + s·BA‖ of each row, (O), fp32, without a gradient.
     pub(crate) fn norm(&self, w: &Tensor) -> Tensor {
-        norm(w, &self.a.tensor, &self.b.tensor, self.scale)
+        tch::no_grad(|| {
+            row_norm(&changed(w, &self.a.tensor, &self.b.tensor, self.initial.as_ref(), self.scale))
+        })
+    }
+
+    /// W with the adapter in it, (O, I), fp32.
+    pub(crate) fn merged(&self, w: &Tensor) -> Tensor {
+        let v = changed(w, &self.a.tensor, &self.b.tensor, self.initial.as_ref(), self.scale);
+        match &self.magnitude {
+            Some(magnitude) => (&magnitude.tensor / row_norm(&v)).unsqueeze(1) * v,
+            None => v,
+        }
     }
 }
 
-fn norm(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Tensor {
-    tch::no_grad(|| {
-        let v = w.to_kind(Kind::Float) + b.matmul(a) * scale;
-        v.norm_scalaropt_dim(2, [1i64].as_slice(), false)
-    })
+/// W + s (BA − B₀A₀), (O, I), fp32.
+fn changed(
+    w: &Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    initial: Option<&(Tensor, Tensor)>,
+    scale: f64,
+) -> Tensor {
+    let v = w.to_kind(Kind::Float) + b.matmul(a) * scale;
+    match initial {
+        Some((a, b)) => v - b.matmul(a) * scale,
+        None => v,
+    }
+}
+
+fn row_norm(v: &Tensor) -> Tensor {
+    v.norm_scalaropt_dim(2, [1i64].as_slice(), false)
 }
 
 /// The dropout mask of x, already divided by the share that is kept; `None` where nothing is dropped.
@@ -88,6 +117,7 @@ pub(crate) struct LoraOp {
     magnitude: Option<Leaf>,
     scale: f64,
     dropout: f64,
+    initial: Option<(Tensor, Tensor)>,
     stream: Option<u64>,
 }
 
@@ -121,13 +151,21 @@ impl LoraOp {
         let b = self.b.tensor.detach().to_kind(kind);
         let mut y = x.linear(w, bias);
         let Some(magnitude) = &self.magnitude else {
-            let _ = y.addmm_(&(&low * self.scale), &b.tr());
+            match self.initial_delta(input) {
+                // Of two equal products the difference is exactly zero: a fresh PiSSA adapter changes nothing.
+                Some(initial) => y += low.matmul(&b.tr()) * self.scale - initial,
+                None => _ = y.addmm_(&(&low * self.scale), &b.tr()),
+            }
             return (y, LoraSaved { low, dora: None });
         };
-        let norm = norm(w, &self.a.tensor, &self.b.tensor, self.scale);
+        let (a, initial) = (&self.a.tensor, self.initial.as_ref());
+        let norm = row_norm(&changed(w, a, &self.b.tensor, initial, self.scale));
         let gain = (magnitude.tensor.detach() / &norm).to_kind(kind);
         let plain = input.matmul(&w.tr());
-        let delta = low.matmul(&b.tr()) * self.scale;
+        let mut delta = low.matmul(&b.tr()) * self.scale;
+        if let Some(initial) = self.initial_delta(input) {
+            delta -= initial;
+        }
         y += (&gain - 1.0) * &plain + &gain * &delta;
         (y, LoraSaved { low, dora: Some(DoraSaved { inner: plain + delta, gain, norm }) })
     }
@@ -162,7 +200,10 @@ impl LoraOp {
             None => self.a.accumulate_product(&d_low, x),
         }
         dx.then(|| {
-            let through_a = d_low.matmul(&self.a.tensor.detach().to_kind(kind)); // (N, I)
+            let mut through_a = d_low.matmul(&self.a.tensor.detach().to_kind(kind)); // (N, I)
+            if let Some((a, b)) = &self.initial {
+                through_a -= scaled.matmul(&b.to_kind(kind)).matmul(&a.to_kind(kind));
+            }
             match (mask, dora.is_some()) {
                 (None, _) => through_a + d_delta.matmul(w), // g ⊙ dy carries W's part too
                 (Some(mask), false) => through_a * mask + dy.matmul(w),
@@ -177,5 +218,12 @@ impl LoraOp {
 
     fn mask(&self, x: &Tensor) -> Option<Tensor> {
         mask(x, self.dropout, self.stream)
+    }
+
+    /// s·B₀A₀ x.
+    fn initial_delta(&self, x: &Tensor) -> Option<Tensor> {
+        let (a, b) = self.initial.as_ref()?;
+        let kind = x.kind();
+        Some(x.matmul(&a.to_kind(kind).tr()).matmul(&b.to_kind(kind).tr()) * self.scale)
     }
 }

@@ -38,6 +38,15 @@ impl Mlp {
         Self { gate, up, down, activation: config.activation }
     }
 
+    /// Its linear layers, in order.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+    }
+
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
     /// (N, C) → (N, C).
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let up = self.up.forward(x, pass);

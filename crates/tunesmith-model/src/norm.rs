@@ -15,8 +15,9 @@ use tch::{Kind, Tensor};
 pub(crate) struct Norm {
     kind: config::Norm,
     size: i64,
-    weight: Place,
-    bias: Option<Place>,
+    pub(crate) name: String,
+    pub(crate) weight: Place,
+    pub(crate) bias: Option<Place>,
 }
 
 impl Norm {
@@ -27,7 +28,7 @@ impl Norm {
         let weight = vector(format!("{name}.weight"), Init::Ones);
         let bias = matches!(kind, config::Norm::Layer { .. })
             .then(|| vector(format!("{name}.bias"), Init::Zeros));
-        Self { kind, size, weight, bias }
+        Self { kind, size, name: name.into(), weight, bias }
     }
 
     /// `[.., size]` → the same shape and dtype.

@@ -69,9 +69,36 @@ impl Place {
         Self { base, instead: Vec::new() }
     }
 
+    /// The same replacements on another base.
+    pub(crate) fn on(self, base: Rc<Param>) -> Self {
+        Self { base, instead: self.instead }
+    }
+
+    /// Whether an adapter put something here.
+    pub(crate) fn is_changed_by(&self, adapter: usize) -> bool {
+        self.instead.iter().any(|(number, _)| *number == adapter)
+    }
+
     /// The base's own.
     pub(crate) fn base(&self) -> &Rc<Param> {
         &self.base
+    }
+
+    /// Lets `param` stand here for one adapter.
+    pub(crate) fn replace(&mut self, adapter: usize, param: Rc<Param>) {
+        self.instead.push((adapter, param));
+    }
+
+    /// Takes away what one adapter put here.
+    pub(crate) fn restore(&mut self, adapter: usize) {
+        self.instead.retain(|(number, _)| *number != adapter);
+    }
+
+    /// Writes what one adapter put here into the base.
+    pub(crate) fn merge(&mut self, adapter: usize) {
+        if let Some((_, param)) = self.instead.iter().find(|(number, _)| *number == adapter) {
+            self.base.tensor.shallow_clone().copy_(&param.tensor);
+        }
     }
 
     /// What stands here in `pass`.
@@ -115,5 +142,6 @@ pub(crate) type Supply<'a> = dyn FnMut(Spec) -> Weight + 'a;
 pub(crate) fn dense(supply: &mut Supply, spec: Spec) -> Rc<Param> {
     match supply(spec) {
         Weight::Dense(place) => place.base,
+        Weight::Quantised { .. } => unreachable!("only projections are quantised"),
     }
 }

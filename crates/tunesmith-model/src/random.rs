@@ -14,12 +14,8 @@ pub(crate) fn normal(stream: u64, index: u64) -> f64 {
     (-2.0 * uniform(0).ln()).sqrt() * (std::f64::consts::TAU * uniform(1)).cos()
 }
 
-/// A number in [0, 1), a pure function of `(stream, index)`.
-pub(crate) fn unit(stream: u64, index: u64) -> f64 {
-    (mix(stream ^ mix(index)) >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// Numbers in [0, 1) of 24 bits each, fp32, computed where the tensor lies: those of [`unit`], cut off.
+/// Numbers in [0, 1) of 24 bits each, fp32, computed where the tensor lies; each a pure function of
+/// `(stream, index)`.
 pub(crate) fn uniform(stream: u64, shape: &[i64], device: Device) -> Tensor {
     let n: i64 = shape.iter().product();
     let index = mix_tensor(&Tensor::arange(n, (Kind::Int64, device)));
@@ -51,6 +47,11 @@ fn shift(x: &Tensor, bits: i64) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A number in [0, 1), a pure function of `(stream, index)`.
+    fn unit(stream: u64, index: u64) -> f64 {
+        (mix(stream ^ mix(index)) >> 11) as f64 / (1u64 << 53) as f64
+    }
 
     #[test]
     fn tensors_hold_the_numbers_of_the_formula() {

@@ -3,33 +3,42 @@
 //! Shapes: N tokens of all documents, C model width.
 
 use crate::{
-    Config, ModelError, Pass, Ragged,
+    Adapter, Config, ModelError, Pass, Ragged, Storage,
+    adapter::Module,
     attention::Attention,
     config::Position,
     embedding::Embedding,
     head::Head,
-    linear::Weight,
+    linear::{Linear, Weight},
     mlp::Mlp,
     norm::Norm,
-    param::{Init, Param, Role, Spec, Supply, dense},
+    param::{Init, Param, Place, Role, Spec, Supply, dense},
     ragged::rounded,
     rope::{Rope, Rotation},
 };
-use std::rc::Rc;
+use std::{path::PathBuf, rc::Rc};
 use tch::{Device, Kind, Tensor};
+
+/// The module with the scores of labels, in every Hugging Face class for sequence classification.
+const SCORE: &str = "score";
 
 /// A model in memory.
 #[derive(Debug)]
 pub struct Transformer {
     /// What it is.
     pub config: Config,
-    params: Vec<Rc<Param>>,
+    params: Vec<Rc<Param>>, // the base's, then the adapters'
+    n_base: usize,
+    pub(crate) adapters: Vec<Adapter>,
+    pub(crate) dir: Option<PathBuf>, // where it was loaded from
+    pub(crate) storage: Storage,
     embed: Embedding,
     position: Option<Rc<Param>>,
     rope: Option<Rope>,
     blocks: Vec<Block>,
     norm: Norm,
     head: Head,
+    score: Option<Linear>,
 }
 
 #[derive(Debug)]
@@ -66,8 +75,9 @@ impl Transformer {
         let mut params: Vec<Rc<Param>> = Vec::new();
         let mut supply = |spec: Spec| {
             let weight = supply(spec);
-            let Weight::Dense(place) = &weight;
-            params.push(place.base().clone());
+            if let Weight::Dense(place) = &weight {
+                params.push(place.base().clone());
+            }
             weight
         };
         let supply: &mut Supply = &mut supply;
@@ -83,7 +93,8 @@ impl Transformer {
         let blocks =
             (0..config.n_layer).map(|layer| Block::build(&config, layer, supply)).collect();
         let norm = Norm::build(names.final_norm, config.norm, config.hidden_size, supply);
-        let head = match config.tie_word_embeddings {
+        // A classifier has no head over the vocabulary; the embedding stands in where a tied model has it.
+        let head = match config.tie_word_embeddings || config.n_labels.is_some() {
             true => embed.clone(),
             false => {
                 let shape = vec![config.vocab_size, config.hidden_size];
@@ -91,9 +102,27 @@ impl Transformer {
                 dense(supply, Spec { name, role: Role::Head, shape, init })
             }
         };
-        let (embed, head) = (Embedding::new(embed), Head::new(names.head, head));
+        let score = config.n_labels.map(|n_labels| {
+            let (name, shape) = (format!("{SCORE}.weight"), vec![n_labels, config.hidden_size]);
+            Linear::around(SCORE, dense(supply, Spec { name, role: Role::Head, shape, init }))
+        });
+        let (embed, head) = (Embedding::new(names.embed, embed), Head::new(names.head, head));
         let rope = Rope::new(&config.position, config.head_dim, device);
-        Self { params, embed, position, rope, blocks, norm, head, config }
+        Self {
+            n_base: params.len(),
+            params,
+            adapters: Vec::new(),
+            dir: None,
+            storage: Storage::Dense,
+            embed,
+            position,
+            rope,
+            blocks,
+            norm,
+            head,
+            score,
+            config,
+        }
     }
 
     /// Hidden states after the last norm, (N, C).
@@ -127,14 +156,27 @@ impl Transformer {
         &self.head
     }
 
-    /// All parameters, in the order of the architecture; a tied head appears once, as the embedding.
+    /// What the head over labels makes of rows of [`hidden`](Self::hidden): (R, C) → (R, labels), fp32; `None` where the
+    /// model has none.
+    pub fn label_scores(&self, hidden: &Tensor, pass: &Pass) -> Option<Tensor> {
+        Some(self.score.as_ref()?.forward(hidden, pass).to_kind(Kind::Float))
+    }
+
+    /// All parameters: the base's in the order of the architecture, then those of its adapters. A tied head appears
+    /// once, as the embedding.
     pub fn params(&self) -> &[Rc<Param>] {
         &self.params
     }
 
-    /// The number of scalars in [`params`](Self::params).
+    /// The parameters of the base alone.
+    pub fn base_params(&self) -> &[Rc<Param>] {
+        &self.params[..self.n_base]
+    }
+
+    /// The number of scalars in [`params`](Self::params) and in quantised matrices.
     pub fn n_params(&self) -> usize {
-        self.params.iter().map(|p| p.tensor.numel()).sum()
+        let dense: usize = self.params.iter().map(|p| p.tensor.numel()).sum();
+        dense + self.linears().filter_map(Linear::n_quantised).sum::<usize>()
     }
 
     /// Where the weights are.
@@ -145,6 +187,94 @@ impl Transformer {
     /// The dtype of the weights and of the stream.
     pub fn kind(&self) -> Kind {
         self.embed.base().tensor.kind()
+    }
+
+    /// Every module that an adapter may change, in the order of the architecture.
+    pub(crate) fn modules_mut(&mut self) -> Vec<Module<'_>> {
+        let mut modules = vec![Module::Embedding(&mut self.embed)];
+        for block in &mut self.blocks {
+            let (linears, norms) = block.attention.parts_mut();
+            modules.extend(linears.map(Module::Projection));
+            modules.extend(norms.iter_mut().map(Module::Norm));
+            modules.extend(block.mlp.linears_mut().map(Module::Projection));
+            modules.extend([&mut block.input_norm, &mut block.post_norm].map(Module::Norm));
+        }
+        modules.push(Module::Norm(&mut self.norm));
+        match &mut self.score {
+            Some(score) => modules.push(Module::Head(score)),
+            None => modules.push(Module::Head(&mut self.head.linear)),
+        }
+        modules
+    }
+
+    /// Every linear layer.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let blocks = self.blocks.iter();
+        let of_blocks =
+            blocks.flat_map(|block| block.attention.linears().chain(block.mlp.linears()));
+        of_blocks.chain([self.score.as_ref().unwrap_or(&self.head.linear)])
+    }
+
+    /// Adds an adapter whose modules have their parts already.
+    pub(crate) fn hold(&mut self, adapter: Adapter) {
+        self.params.extend_from_slice(adapter.params());
+        self.adapters.push(adapter);
+    }
+
+    /// Whether every matrix is dense.
+    pub fn is_dense(&self) -> bool {
+        self.linears().all(|linear| linear.n_quantised().is_none())
+    }
+
+    /// Turns quantised matrices into the dense ones that they stand for, in the dtype of the stream.
+    pub fn dequantise(&mut self) {
+        self.storage = Storage::Dense;
+        let modules = self.modules_mut().into_iter();
+        let dense = modules.filter_map(|module| match module {
+            Module::Projection(linear) => linear.dequantise(),
+            _ => None,
+        });
+        let dense: Vec<Rc<Param>> = dense.collect();
+        let at = self.n_base;
+        self.n_base += dense.len();
+        self.params.splice(at..at, dense);
+    }
+
+    /// Gives the head a weight of its own, where it shares the embedding's and `adapter` changes one of the two.
+    pub(crate) fn untie(&mut self, adapter: usize) {
+        let changed = self.head.linear.is_changed_by(adapter) || self.embed.is_changed_by(adapter);
+        if !self.config.tie_word_embeddings || self.score.is_some() || !changed {
+            return;
+        }
+        let name = format!("{}.weight", self.config.names.head);
+        let weight = self.embed.base().tensor.detach().copy();
+        let weight = Param::new(name, Role::Head, weight, false);
+        let own = Weight::Dense(Place::new(weight.clone()));
+        let shared = std::mem::replace(&mut self.head.linear.weight, own);
+        if let Weight::Dense(place) = shared {
+            self.head.linear.weight = Weight::Dense(place.on(weight.clone()));
+        }
+        self.params.insert(self.n_base, weight);
+        self.n_base += 1;
+        self.config.tie_word_embeddings = false;
+        self.config.raw.insert("tie_word_embeddings".into(), false.into());
+    }
+
+    /// Takes the newest adapter away.
+    pub(crate) fn drop_adapter(&mut self) {
+        let Some(adapter) = self.adapters.pop() else { return };
+        self.params.truncate(self.params.len() - adapter.params().len());
+        let number = self.adapters.len();
+        for module in self.modules_mut() {
+            match module {
+                Module::Projection(linear) | Module::Head(linear) => linear.detach(number),
+                Module::Embedding(embedding) => embedding.detach(number),
+                Module::Norm(norm) => {
+                    norm.weight.restore(number);
+                    norm.bias.iter_mut().for_each(|bias| bias.restore(number));
+                }
+            }
+        }
     }
 
     /// An index error in a kernel names nothing; this one names the token.

@@ -9,12 +9,9 @@
 use std::path::PathBuf;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tunesmith_kernels::attach_node;
-use tunesmith_model::{
-    Config, KvCache, LoadOptions, Param, Pass, Ragged, Role, Trainable, Transformer,
-};
+use tunesmith_model::{Config, KvCache, LoadOptions, Param, Pass, Ragged, Role, Transformer};
 
-const FP32: LoadOptions =
-    LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: Trainable::Nothing };
+const FP32: LoadOptions = LoadOptions::frozen(Kind::Float, Device::Cpu);
 
 /// Small configurations that differ in everything the code branches on.
 const CONFIGS: &[(&str, &str)] = &[

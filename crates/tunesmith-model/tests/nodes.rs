@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{Config, LoadOptions, Pass, Ragged, Trainable, Transformer};
+use tunesmith_model::{Config, LoadOptions, Pass, Ragged, Transformer};
 
 /// Every form a block may have; `gpt2` has none fused but the head and the embedding.
 const CONFIGS: [(&str, &str); 4] = [
@@ -35,7 +35,7 @@ const CONFIGS: [(&str, &str); 4] = [
 fn model(config: &str, kind: Kind) -> Transformer {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), config).unwrap();
-    let options = LoadOptions { kind, device: Device::Cpu, trainable: Trainable::Everything };
+    let options = LoadOptions::trained(kind, Device::Cpu);
     Transformer::fresh(Config::from_dir(dir.path()).unwrap(), 7, options)
 }
 

@@ -79,6 +79,19 @@ impl Batch {
         }
     }
 
+    /// The same documents with every token but the first of each to be predicted.
+    #[must_use]
+    pub fn all_trained(&self) -> Self {
+        let mut batch = Self { weights: None, ..self.clone() };
+        for range in self.doc_ranges() {
+            let next = self.tokens[range.clone()].iter().skip(1).map(|&id| i64::from(id));
+            for (label, next) in batch.labels[range].iter_mut().zip(next.chain([IGNORE])) {
+                *label = next;
+            }
+        }
+        batch
+    }
+
     /// How many tokens it holds.
     pub fn len(&self) -> usize {
         self.tokens.len()
@@ -125,6 +138,9 @@ mod tests {
         assert_eq!((batch.len(), batch.n_trained(), batch.is_empty()), (5, 3, false));
         assert_eq!(batch.n_trained(), first.n_trained() + second.n_trained());
         assert!(Batch::new([]).is_empty());
+        assert_eq!(batch.all_trained().labels, [11, 12, IGNORE, 21, IGNORE]);
+        let none = example(&[10, 11, 12], &[false; 3], 7);
+        assert_eq!(Batch::new([&none, &second]).all_trained(), batch.all_trained());
     }
 
     #[test]

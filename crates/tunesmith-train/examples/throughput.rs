@@ -8,7 +8,7 @@
 use anyhow::{Context, bail};
 use std::{path::PathBuf, time::Instant};
 use tch::{Device, Kind};
-use tunesmith_model::{LoadOptions, Trainable, Transformer};
+use tunesmith_model::{LoadOptions, Transformer};
 use tunesmith_tokens::{Batch, Example};
 use tunesmith_train::{AdamW, AdamWKnobs, Sft, step};
 
@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let rows: Vec<Vec<u32>> = serde_json::from_str(&text)?;
     tunesmith_kernels::use_fast_fp32_matmul()?;
 
-    let options = LoadOptions { kind, device: Device::Cpu, trainable: Trainable::Everything };
+    let options = LoadOptions::trained(kind, Device::Cpu);
     let model = Transformer::load(&PathBuf::from(model), options)?;
     let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
     let (mut wall, mut cpu, mut losses, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0.0);

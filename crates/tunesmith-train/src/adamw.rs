@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{path::Path, rc::Rc};
 use tch::{Kind, Tensor};
 use tunesmith_kernels::{self as kernels, AdamWStep};
-use tunesmith_model::{Param, TensorFile};
+use tunesmith_model::{Param, Role, TensorFile};
 
 /// Knobs of the optimizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,13 +19,22 @@ pub struct AdamWKnobs {
     pub eps: f64,
     /// Decoupled weight decay, applied to every trained parameter.
     pub weight_decay: f64,
+    /// Learning rate of LoRA's B over that of A (LoRA+, Hayou et al. 2024, who recommend 16); 1: the same.
+    pub lora_plus_ratio: f64,
     /// Largest gradient norm; longer gradients are scaled down. 0 switches clipping off.
     pub max_grad_norm: f64,
 }
 
 impl Default for AdamWKnobs {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            lora_plus_ratio: 1.0,
+            max_grad_norm: 1.0,
+        }
     }
 }
 
@@ -40,6 +49,7 @@ struct Slot {
     param: Rc<Param>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
+    lr_scale: f64,
     master: Option<Tensor>, // fp32 copy of a parameter that is not
 }
 
@@ -61,7 +71,7 @@ impl Slot {
     /// The twin of the kernel.
     fn update_plain(&mut self, grad: &Tensor, step: &AdamWStep) {
         let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
-        let Self { param, exp_avg, exp_avg_sq, master } = self;
+        let Self { param, exp_avg, exp_avg_sq, master, .. } = self;
         let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
         let grad = grad * clip;
         let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
@@ -99,7 +109,8 @@ impl AdamW {
             let zeros = || param.tensor.zeros_like().to_kind(Kind::Float).detach();
             let master = (param.tensor.kind() != Kind::Float)
                 .then(|| param.tensor.detach().to_kind(Kind::Float));
-            Slot { param: param.clone(), exp_avg: zeros(), exp_avg_sq: zeros(), master }
+            let lr_scale = if param.role == Role::LoraB { knobs.lora_plus_ratio } else { 1.0 };
+            Slot { param: param.clone(), exp_avg: zeros(), exp_avg_sq: zeros(), lr_scale, master }
         };
         let slots = tch::no_grad(|| params.iter().filter(|p| p.trainable()).map(slot).collect());
         Self { knobs, slots, step: 0 }
@@ -120,7 +131,7 @@ impl AdamW {
     /// One update at learning rate `lr`. A parameter without a gradient stays as it is.
     pub fn step(&mut self, gradients: Gradients, lr: f64) {
         self.step += 1;
-        let AdamWKnobs { beta1, beta2, eps, weight_decay, max_grad_norm } = self.knobs;
+        let AdamWKnobs { beta1, beta2, eps, weight_decay, max_grad_norm, .. } = self.knobs;
         let clip = if max_grad_norm > 0.0 {
             (max_grad_norm / (gradients.norm + 1e-6)).min(1.0)
         } else {
@@ -131,7 +142,9 @@ impl AdamW {
         let _no_grad = tch::no_grad_guard();
         for (slot, grad) in self.slots.iter_mut().zip(gradients.grads) {
             let Some(grad) = grad else { continue };
-            slot.update(&grad, &update); // and the gradient's memory is free
+            let lr = lr * slot.lr_scale;
+            // and the gradient's memory is free
+            slot.update(&grad, &AdamWStep { lr, ..update });
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoints/step-000000500/
-//!   model.safetensors       weights in the model's dtype
+//!   model.safetensors       trained weights in the model's dtype
 //!   optimizer.safetensors   moments, and fp32 masters where the model is not fp32
 //!   state.json              step, cursor, counters, and what the caller adds
 //!   MANIFEST.json           size and BLAKE3 of each file above; written last

@@ -69,6 +69,39 @@ pub enum TrainError {
         /// Tokens of all held-out rows.
         n_tokens: usize,
     },
+    /// A preference that is none.
+    #[error("row {row}: {reason}\nhelp: look at it with `tunesmith data show`, or leave it out")]
+    BadPair {
+        /// The row of the data set.
+        row: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A label that is no class of the model.
+    #[error("row {row}: expected a class from 0 to below {n_labels}, found {label}")]
+    BadLabel {
+        /// The row of the data set.
+        row: u64,
+        /// Its label.
+        label: f32,
+        /// Classes of the model.
+        n_labels: i64,
+    },
+    /// An objective that needs scores of labels, and a model without a head for them.
+    #[error("the model has no head over labels\nhelp: train a reward model or a classifier")]
+    NoLabelHead,
+    /// A row that the table of reference log-probabilities does not have.
+    #[error("row {row}: no reference log-probability is cached for it")]
+    NoReference {
+        /// The row of the data set.
+        row: u64,
+    },
+    /// Settings of an objective that do not go together.
+    #[error("objective: {reason}")]
+    BadObjective {
+        /// What was expected and what was found.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("{path}: {source}")]
     Io {

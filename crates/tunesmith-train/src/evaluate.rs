@@ -1,7 +1,7 @@
 //! Evaluation on held-out rows: the objective without gradients, and without a logits tensor of the whole batch.
 
 use crate::{
-    Objective, TrainError,
+    Confusion, Objective, TrainError,
     objective::{PerUnit, Unit, averages, merge},
     step::forward,
 };
@@ -19,11 +19,15 @@ pub struct Evaluation {
     pub loss: f64,
     /// The objective's own metrics, averaged.
     pub metrics: Vec<(&'static str, f64)>,
+    /// How often each class was taken for which, where there are classes.
+    pub confusion: Option<Confusion>,
     /// Seconds it took.
     pub seconds: f64,
 }
 
 /// Reads `source` from its start to its end; `None` where `stop` was set before that.
+///
+/// A statistic that an objective needs of a whole step is taken of each batch here.
 ///
 /// # Errors
 /// What the source or the model says; held-out rows that hold nothing the objective counts.
@@ -37,24 +41,29 @@ pub fn evaluate(
     let started = Instant::now();
     source.seek(Cursor::default()).map_err(TrainError::Source)?;
     let (mut sums, mut counts) = (PerUnit::default(), PerUnit::default());
-    let (mut n_tokens, mut metrics) = (0, Vec::new());
+    let (mut n_tokens, mut metrics, mut predictions) = (0, Vec::new(), Vec::new());
     while let Some(batch) = source.next().map_err(TrainError::Source)? {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         n_tokens += batch.len();
         Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(&batch)));
-        let terms = forward(model, objective, &batch, Pass::default())?;
+        let statistic = objective.statistic(model, std::slice::from_ref(&batch))?;
+        let terms = forward(model, objective, &batch, Pass::default(), statistic)?;
         for term in terms.terms {
             sums.add(term.unit, term.weight * term.sum.double_value(&[]));
         }
         merge(&mut metrics, terms.metrics);
+        predictions.extend(terms.predictions);
     }
     if counts.lacks(objective.units()) {
         return Err(TrainError::NothingHeldOut { n_tokens });
     }
     let counted = Unit::ALL.into_iter().filter(|&unit| counts.get(unit) != 0.0);
     let loss = counted.map(|unit| sums.get(unit) / counts.get(unit)).sum();
+    let mut metrics = averages(&metrics);
+    let confusion = (!predictions.is_empty()).then(|| Confusion::new(&predictions));
+    metrics.extend(confusion.iter().map(|confusion| ("macro_f1", confusion.macro_f1())));
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Some(Evaluation { loss, metrics: averages(&metrics), seconds }))
+    Ok(Some(Evaluation { loss, metrics, confusion, seconds }))
 }

@@ -15,6 +15,8 @@ pub struct Reading<'a> {
     pub pass: &'a Pass<'a>,
     /// Hidden states of all tokens, (N, C).
     pub hidden: Tensor,
+    /// What the objective's [`statistic`](crate::Objective::statistic) said of the step.
+    pub statistic: f64,
 }
 
 impl<'a> Reading<'a> {
@@ -28,7 +30,12 @@ impl<'a> Reading<'a> {
         pass: &'a mut Pass<'_>,
     ) -> Result<Self, ModelError> {
         let hidden = model.hidden(&ragged(batch, model.device()), pass)?;
-        Ok(Self { model, batch, pass, hidden })
+        Ok(Self { model, batch, pass, hidden, statistic: 0.0 })
+    }
+
+    /// The same hidden states with other labels: `batch` has the same tokens.
+    pub(crate) fn with_batch(&self, batch: &'a Batch) -> Self {
+        Self { batch, hidden: self.hidden.shallow_clone(), ..*self }
     }
 
     /// Scores of the trained labels, in order. Only rows whose label is trained meet the head.

@@ -19,7 +19,10 @@ pub use checkpoint::{
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use forward::{Reading, ragged};
-pub use objective::{Metric, Objective, Sft, Term, Terms, Unit};
+pub use objective::{
+    Classify, Confusion, DocKey, Kto, LossKnobs, Metric, Objective, PAIR_LOSSES, PairLoss, Pairs,
+    Preference, Reference, Reward, Sft, Term, Terms, Unit,
+};
 pub use schedule::{Decay, Schedule};
 pub use spike::{OnSpike, Recent, Spike};
 pub use step::{Measured, StepOutcome, measure, step};

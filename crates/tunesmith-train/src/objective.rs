@@ -9,11 +9,29 @@
 
 mod sft;
 
+mod losses;
+mod preference;
+
+mod kto;
+mod reward;
+
+mod classify;
+
+mod documents;
+mod reference;
+
+pub use classify::{Classify, Confusion};
+pub use kto::Kto;
+pub use losses::{LossKnobs, PAIR_LOSSES, PairLoss, Pairs};
+pub use preference::Preference;
+pub use reference::{DocKey, Reference};
+pub use reward::Reward;
 pub use sft::Sft;
 
 use crate::{Reading, TrainError};
-use std::collections::BTreeMap;
+use std::ops::Range;
 use tch::Tensor;
+use tunesmith_model::Transformer;
 use tunesmith_tokens::{Batch, IGNORE};
 
 /// A loss over batches.
@@ -28,6 +46,16 @@ pub trait Objective {
     /// # Errors
     /// What the model says.
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError>;
+
+    /// A number that the loss needs of the whole step, such as KTO's KL term: computed once, without a gradient, before
+    /// the step's first forward pass, and handed on as [`Reading::statistic`].
+    ///
+    /// # Errors
+    /// What the model says.
+    fn statistic(&self, model: &Transformer, batches: &[Batch]) -> Result<f64, TrainError> {
+        let _ = (model, batches);
+        Ok(0.0)
+    }
 }
 
 /// What an objective makes of one micro-batch.
@@ -37,6 +65,8 @@ pub struct Terms {
     pub terms: Vec<Term>,
     /// What is worth watching, under TRL's names.
     pub metrics: Vec<Metric>,
+    /// Class and prediction of each labelled document, where there are classes.
+    pub predictions: Vec<(u32, u32)>,
 }
 
 /// A summand of the loss: `weight` · `sum`, to be divided by the step's count of `unit`.
@@ -59,11 +89,16 @@ pub enum Unit {
     Docs,
     /// Groups of two documents or more.
     Pairs,
+    /// Trained tokens of the first document of each such group.
+    ChosenTokens,
+    /// All predicted tokens of the first document of each such group.
+    ChosenText,
 }
 
 impl Unit {
     /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Tokens, Self::Docs, Self::Pairs];
+    pub const ALL: [Self; 5] =
+        [Self::Tokens, Self::Docs, Self::Pairs, Self::ChosenTokens, Self::ChosenText];
 
     /// How many `batch` holds; known before any forward pass.
     pub fn count(self, batch: &Batch) -> f64 {
@@ -73,13 +108,11 @@ impl Unit {
                 None => batch.n_trained() as f64,
             },
             Self::Docs => batch.docs.iter().filter(|doc| doc.label.is_some()).count() as f64,
-            Self::Pairs => {
-                let mut sizes = BTreeMap::new();
-                for doc in &batch.docs {
-                    *sizes.entry(doc.group).or_insert(0) += 1;
-                }
-                sizes.values().filter(|&&size| size >= 2).count() as f64
-            }
+            Self::Pairs => pairs_of(batch).count() as f64,
+            Self::ChosenTokens => of_chosen(batch, |range| {
+                batch.labels[range].iter().filter(|&&label| label != IGNORE).count()
+            }),
+            Self::ChosenText => of_chosen(batch, |range| range.len().saturating_sub(1)),
         }
     }
 }
@@ -140,6 +173,22 @@ pub(crate) fn averages(metrics: &[Metric]) -> Vec<(&'static str, f64)> {
     metrics.iter().map(|m| (m.name, m.sum / m.count)).collect()
 }
 
+/// The documents of each group of two or more.
+fn pairs_of(batch: &Batch) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut start = 0;
+    let groups = batch.docs.chunk_by(|a, b| a.group == b.group).map(move |group| {
+        start += group.len();
+        start - group.len()..start
+    });
+    groups.filter(|group| group.len() >= 2)
+}
+
+/// Σ of `count` over the tokens of the first document of each group of two or more.
+fn of_chosen(batch: &Batch, count: impl Fn(Range<usize>) -> usize) -> f64 {
+    let ranges: Vec<Range<usize>> = batch.doc_ranges().collect();
+    pairs_of(batch).map(|group| count(ranges[group.start].clone())).sum::<usize>() as f64
+}
+
 /// Weights of the trained labels, in order; `None` where all are 1.
 fn trained_weights(batch: &Batch) -> Option<Vec<f32>> {
     let weights = batch.weights.as_ref()?;
@@ -160,14 +209,14 @@ mod tests {
             labels: vec![1, IGNORE, 1, IGNORE, 1, IGNORE],
             weights: None,
             positions: vec![0, 1, 0, 1, 0, 1],
-            docs: vec![doc(0, 4, Some(0.0)), doc(2, 7, None), doc(4, 4, Some(1.0))],
+            docs: vec![doc(0, 0, Some(0.0)), doc(2, 1, None), doc(4, 1, Some(1.0))],
         };
         let counts = |batch: &Batch| Unit::ALL.map(|unit| unit.count(batch));
-        assert_eq!(counts(&batch), [3.0, 2.0, 1.0]);
+        assert_eq!(counts(&batch), [3.0, 2.0, 1.0, 1.0, 1.0]);
         batch.weights = Some(vec![0.5, 9.0, 2.0, 9.0, 0.0, 9.0]);
-        assert_eq!(counts(&batch), [2.5, 2.0, 1.0]);
-        assert_eq!(PerUnit::count([&batch, &batch]), PerUnit([5.0, 4.0, 2.0]));
-        assert_eq!(counts(&Batch::default()), [0.0; 3]);
+        assert_eq!(counts(&batch), [2.5, 2.0, 1.0, 1.0, 1.0]);
+        assert_eq!(PerUnit::count([&batch, &batch]), PerUnit([5.0, 4.0, 2.0, 2.0, 2.0]));
+        assert_eq!(counts(&Batch::default()), [0.0; 5]);
         assert!(PerUnit::default().lacks(&Unit::ALL));
     }
 }

@@ -103,11 +103,13 @@ pub(crate) fn forward(
     objective: &dyn Objective,
     batch: &Batch,
     mut pass: Pass<'_>,
+    statistic: f64,
 ) -> Result<Terms, TrainError> {
     if PerUnit::count([batch]).lacks(objective.units()) {
         return Ok(Terms::default());
     }
-    objective.terms(&Reading::new(model, batch, &mut pass)?)
+    let reading = Reading::new(model, batch, &mut pass)?;
+    objective.terms(&Reading { statistic, ..reading })
 }
 
 /// Leaves the gradient of the loss in the parameters; returns that loss, and the metrics' sums. `None`: broken off.
@@ -121,6 +123,7 @@ fn backward(
 ) -> Result<Option<(f64, Vec<Metric>)>, TrainError> {
     let trained: Vec<_> = model.params().iter().filter(|p| p.trainable()).collect();
     let leaves: Vec<&Tensor> = trained.iter().map(|p| &p.tensor).collect();
+    let statistic = objective.statistic(model, batches)?;
     let (mut loss, mut metrics) = (0.0, Vec::new());
     for (micro_batch, batch) in (0..).zip(batches) {
         if stop.load(Ordering::Relaxed) {
@@ -128,7 +131,8 @@ fn backward(
         }
         let dropout = Some(DropoutKey { micro_batch, ..dropout });
         let pass = Pass { dropout, ..Pass::default() };
-        let Terms { terms, metrics: of_batch } = forward(model, objective, batch, pass)?;
+        let Terms { terms, metrics: of_batch, .. } =
+            forward(model, objective, batch, pass, statistic)?;
         merge(&mut metrics, of_batch);
         // A unit of which the step has none gives an empty sum, which nothing divides.
         let parts = terms.iter().filter(|term| counts.get(term.unit) != 0.0);

@@ -25,10 +25,10 @@ impl Objective for TokensAndScores {
     }
 
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
-        let Terms { mut terms, metrics } = Sft.terms(reading)?;
+        let Terms { mut terms, metrics, .. } = Sft.terms(reading)?;
         terms.iter_mut().for_each(|term| term.weight = 0.5);
         terms.push(Term { unit: Unit::Docs, weight: 2.0, sum: squared_errors(reading) });
-        Ok(Terms { terms, metrics })
+        Ok(Terms { terms, metrics, ..Terms::default() })
     }
 }
 
@@ -187,8 +187,9 @@ impl Objective for Overflowing {
     }
 
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
-        let Reading { model, batch, pass, hidden } = reading;
-        Sft.terms(&Reading { model, batch, pass, hidden: hidden * f64::INFINITY })
+        let Reading { model, batch, pass, hidden, statistic } = reading;
+        let (hidden, statistic) = (hidden * f64::INFINITY, *statistic);
+        Sft.terms(&Reading { model, batch, pass, hidden, statistic })
     }
 }
 

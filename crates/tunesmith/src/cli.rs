@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Data(DataCommand),
     /// Log-probabilities and perplexity of a file
     Score(ScoreArgs),
+    /// Write a model with its adapter merged into it
+    Merge(MergeArgs),
     /// Answer a prompt
     Generate(GenerateArgs),
     /// Talk with a model
@@ -286,11 +288,17 @@ pub(crate) struct InputArgs {
 }
 
 /// A model in memory.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// A Hub id, a model directory, or a run directory
     #[arg(long)]
     pub(crate) model: String,
+    /// The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
+    #[arg(long)]
+    pub(crate) storage: Option<String>,
     /// fp32 or bf16 [default: the dtype of the weights]
     #[arg(long)]
     pub(crate) dtype: Option<String>,
@@ -300,6 +308,18 @@ pub(crate) struct ModelArgs {
     /// Where models come from [default: auto]
     #[arg(long, value_enum)]
     pub(crate) source: Option<SourceChoice>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The directory to write; must not exist
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Merge even where it changes what the model says
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,4 +7,5 @@ pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod finetune;
 pub(crate) mod generate;
+pub(crate) mod merge;
 pub(crate) mod score;

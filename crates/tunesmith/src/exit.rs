@@ -95,7 +95,11 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             TrainError::NonFinite { .. }
             | TrainError::Spike { .. }
             | TrainError::NothingTrained { .. }
-            | TrainError::NothingHeldOut { .. } => Exit::BadData,
+            | TrainError::NothingHeldOut { .. }
+            | TrainError::BadPair { .. }
+            | TrainError::BadLabel { .. }
+            | TrainError::NoReference { .. } => Exit::BadData,
+            TrainError::NoLabelHead | TrainError::BadObjective { .. } => Exit::BadConfig,
             TrainError::Io { .. }
             | TrainError::NotWritten { .. }
             | TrainError::Sink(_)
@@ -141,7 +145,11 @@ fn of_model(error: &ModelError) -> Exit {
         ModelError::MissingFile { .. } | ModelError::MissingShards { .. } => Exit::NoInput,
         ModelError::Io { .. } => Exit::Io,
         ModelError::BadConfig { .. } | ModelError::Unsupported { .. } => Exit::BadConfig,
-        ModelError::BadWeights { .. }
+        ModelError::BadAdapter { place, .. } if !std::path::Path::new(place).exists() => {
+            Exit::BadConfig // a setting
+        }
+        ModelError::BadAdapter { .. }
+        | ModelError::BadWeights { .. }
         | ModelError::MissingTensors { .. }
         | ModelError::ExtraTensors { .. }
         | ModelError::Misshapen { .. }

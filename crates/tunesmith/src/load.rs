@@ -2,14 +2,14 @@
 
 use crate::{
     cli::{ModelArgs, SamplerArgs},
-    exit::ConfigError,
+    exit::{ConfigError, Exit, Failure},
     locate,
-    recipe::{DeviceName, Dtype},
+    recipe::{DeviceName, Dtype, Recipe},
 };
 use anyhow::{Context, Result};
 use std::{path::Path, sync::Arc};
 use tch::{Device, Kind};
-use tunesmith_model::{LoadOptions, Transformer};
+use tunesmith_model::{Config, LoadOptions, Storage, Transformer, adapter_labels, adapter_storage};
 use tunesmith_sample::SamplerKnobs;
 use tunesmith_tokens::{EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
 
@@ -106,10 +106,70 @@ pub(crate) fn model(
         }
         None => stored_kind(&located.dir),
     };
-    let model = Transformer::load(&located.dir, LoadOptions::frozen(kind, device))?;
+    let adapter = args.adapter.as_deref().map(locate::adapter);
+    let mut config = Config::from_dir(&located.dir)?;
+    if let Some(labels) = adapter.as_deref().map(adapter_labels).transpose()?.flatten() {
+        config = config.into_classifier(&labels);
+    }
+    let storage = storage(args)?;
+    let options = LoadOptions { storage, ..LoadOptions::frozen(kind, device) };
+    let mut model = Transformer::load_as(config, &located.dir, options, 0)?;
+    if let Some(adapter) = &adapter {
+        model.load_adapter(adapter, false)?;
+    }
     let Encoding { encoder, note } = encoder(&located.dir, fallback, up_to(max_len), None)?;
     note.iter().for_each(|note| tracing::info!("{note}"));
     Ok((model, encoder))
+}
+
+/// How the matrices of a model lie in memory: as asked, or as its adapter knew them.
+pub(crate) fn storage(args: &ModelArgs) -> Result<Storage> {
+    let names = [("dense", Storage::Dense), ("nf4", Storage::Nf4), ("int8", Storage::Int8)];
+    Ok(match (&args.storage, &args.adapter) {
+        (Some(storage), _) => parse("--storage", storage, &names)?,
+        (None, Some(adapter)) => adapter_storage(&locate::adapter(adapter))?,
+        (None, None) => Storage::Dense,
+    })
+}
+
+/// A model with a head over labels has no words.
+pub(crate) fn refuse_classifier(model: &Transformer) -> Result<()> {
+    if model.config.n_labels.is_none() {
+        return Ok(());
+    }
+    let text = format!(
+        "the model is a {}: it scores texts and writes none\nhelp: `tunesmith score` prints its scores",
+        model.config.architecture
+    );
+    Err(Failure(Exit::BadConfig, text).into())
+}
+
+/// The model that a run trains, with its adapter.
+pub(crate) fn for_training(
+    recipe: &Recipe,
+    config: &Config,
+    model_dir: &Path,
+    device: Device,
+) -> Result<Transformer> {
+    let kind = recipe.model.dtype.kind();
+    let options = match recipe.adapter.is_used() {
+        true => LoadOptions { storage: recipe.model.storage, ..LoadOptions::frozen(kind, device) },
+        false => LoadOptions::trained(kind, device),
+    };
+    let mut model = match recipe.model.from_scratch {
+        true => Transformer::fresh(config.clone(), recipe.seed, options),
+        false => Transformer::load_as(config.clone(), model_dir, options, recipe.seed)?,
+    };
+    let mut lora = recipe.adapter.lora.clone();
+    if config.n_labels.is_some() && lora.modules_to_save.is_empty() {
+        lora.modules_to_save.push("score".into()); // as PEFT does: a new head must be learned, too
+    }
+    match (recipe.adapter.is_used(), recipe.adapter.from.as_str()) {
+        (false, _) => {}
+        (true, "") => _ = model.add_adapter(&lora, recipe.seed, true)?,
+        (true, from) => _ = model.load_adapter(&locate::adapter(Path::new(from)), true)?,
+    }
+    Ok(model)
 }
 
 /// The dtype that config.json names; fp32 where it names none that tunesmith computes in.

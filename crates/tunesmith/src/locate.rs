@@ -13,6 +13,9 @@ use tunesmith_hub::{Hub, HubError};
 /// The model that ships in `data/`, relative to [`home`].
 const EMBEDDED_MODEL: &str = "data/tunesmith-tiny";
 
+/// What makes a directory an adapter's.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// The folder that holds `configs/` and `data/`: `TUNESMITH_HOME`, or the nearest one above this folder or the binary.
 pub(crate) fn home() -> Result<PathBuf> {
     let holds = |dir: &Path| dir.join("configs/datasets").is_dir();
@@ -78,6 +81,15 @@ pub(crate) fn model(
             Ok(LocatedModel { dir, fallback: Some(first_line(&error)) })
         }
         Err(error) => Err(error).with_context(|| format!("model {name}")),
+    }
+}
+
+/// The directory of an adapter: the given one, or `final/` of the run that it is.
+pub(crate) fn adapter(path: &Path) -> PathBuf {
+    let inside = path.join("final");
+    match !path.join(ADAPTER_CONFIG).exists() && inside.join(ADAPTER_CONFIG).exists() {
+        true => inside,
+        false => path.to_owned(),
     }
 }
 

@@ -9,10 +9,12 @@ mod gguf;
 mod identity;
 mod load;
 mod locate;
+mod objective;
 mod owner;
 mod preflight;
 mod prepare;
 mod recipe;
+mod reference;
 mod replay;
 mod report;
 mod run_dir;
@@ -69,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Data(DataCommand::Show(args)) => commands::data::show(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Merge(args) => commands::merge::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Export(args) => commands::export::run(&args),

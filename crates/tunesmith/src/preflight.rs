@@ -2,13 +2,12 @@
 
 use crate::{
     checks::{self, gradients, rehearsal, tokens},
-    load,
+    load, objective,
     prepare::Prepared,
 };
 use anyhow::Result;
 use std::{io::Write, path::Path};
-use tunesmith_model::{LoadOptions, Transformer};
-use tunesmith_train::{AdamW, Objective, Sft};
+use tunesmith_train::AdamW;
 
 /// Checks the step, then rehearses the longest batch; `place` is a folder that may be made and is removed again.
 ///
@@ -16,14 +15,11 @@ use tunesmith_train::{AdamW, Objective, Sft};
 /// Checks that fail, and whatever would stop the run later.
 pub(crate) fn run(prepared: &Prepared, place: &Path) -> Result<()> {
     let recipe = &prepared.recipe;
-    let options =
-        LoadOptions::trained(recipe.model.dtype.kind(), load::device(recipe.model.device)?);
-    let model = match recipe.model.from_scratch {
-        true => Transformer::fresh(prepared.config.clone(), recipe.seed, options),
-        false => Transformer::load(&prepared.model_dir, options)?,
-    };
+    let device = load::device(recipe.model.device)?;
+    let mut model = load::for_training(recipe, &prepared.config, &prepared.model_dir, device)?;
+    let objective = objective::build(prepared, &mut model, device)?;
     let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
-    let objective: &dyn Objective = &Sft;
+    let objective = objective.as_ref();
     let examples = tokens::probed(prepared);
     let findings =
         gradients::all(&model, &mut optimizer, objective, &examples, recipe.schedule.lr)?;

@@ -5,6 +5,7 @@ use crate::{
     exit::{Exit, Failure},
     load,
     locate::{self, LocatedData},
+    objective::{ObjectiveKind, ObjectiveKnobs},
     recipe::{Layers, Origin, Recipe},
 };
 use anyhow::Result;
@@ -20,6 +21,8 @@ use tunesmith_tokens::{Batch, EncodeError, EncodeKnobs, Encoder, Sample, Templat
 const EMBEDDED_RECIPE: &str = "sft-tiny";
 /// Rows whose training text is compared with the text that sampling will feed.
 const PROBED_ROWS: u64 = 32;
+/// Labels from here on are no numbers of classes.
+const MAX_CLASSES: f32 = 65536.0;
 
 /// A run on paper: its recipe and its files, nothing of them read yet.
 pub(crate) struct Plan {
@@ -43,6 +46,8 @@ pub(crate) struct Prepared {
     pub(crate) stream: Stream,
     pub(crate) held_out: Option<Stream>,
     pub(crate) held_out_rows: Option<Arc<Dataset>>,
+    /// Training rows of each class, by its number; empty where there are no classes.
+    pub(crate) classes: Vec<u64>,
     /// What a reader of the results must know.
     pub(crate) warnings: Vec<String>,
 }
@@ -152,6 +157,8 @@ impl Plan {
             }
             _ => None,
         };
+        let classes = classes(&recipe.objective, &dataset);
+        let config = recipe.objective.model(config, &data.config.labels, classes.len());
         let mut prepared = Prepared {
             recipe,
             layers,
@@ -163,11 +170,30 @@ impl Plan {
             stream,
             held_out,
             held_out_rows,
+            classes,
             warnings,
         };
         prepared.probe_template();
         Ok(prepared)
     }
+}
+
+/// Rows of each class of a data set to be classified.
+fn classes(objective: &ObjectiveKnobs, dataset: &Dataset) -> Vec<u64> {
+    let mut counts = Vec::new();
+    if objective.kind != ObjectiveKind::Classify {
+        return counts;
+    }
+    for row in 0..dataset.len() {
+        // A malformed row is the stream's to report, and a label that is no class the objective's.
+        let Ok(Sample::Classified { label, .. }) = dataset.sample(row) else { continue };
+        if label >= 0.0 && label.fract() == 0.0 && label < MAX_CLASSES {
+            let class = label as usize;
+            counts.resize(counts.len().max(class + 1), 0);
+            counts[class] += 1;
+        }
+    }
+    counts
 }
 
 /// The present, in Unix seconds.

@@ -5,9 +5,10 @@ mod write;
 
 pub(crate) use layers::{Layers, Origin};
 
-use crate::cli::SourceChoice;
+use crate::{cli::SourceChoice, objective::ObjectiveKnobs};
 use serde::{Deserialize, Serialize};
 use tunesmith_data::{OnBadRow, Packing};
+use tunesmith_model::{LoraConfig, Storage};
 use tunesmith_tokens::{TrainOn, Truncate};
 use tunesmith_train::{AdamWKnobs, Schedule, TrainKnobs};
 
@@ -20,6 +21,8 @@ pub(crate) struct Recipe {
     /// Where models and data sets come from.
     pub(crate) source: SourceChoice,
     pub(crate) model: ModelKnobs,
+    pub(crate) adapter: AdapterKnobs,
+    pub(crate) objective: ObjectiveKnobs,
     pub(crate) data: DataKnobs,
     pub(crate) optimizer: AdamWKnobs,
     pub(crate) schedule: Schedule,
@@ -37,6 +40,8 @@ pub(crate) struct ModelKnobs {
     pub(crate) revision: String,
     pub(crate) dtype: Dtype,
     pub(crate) device: DeviceName,
+    /// How the base under an adapter lies in memory: dense, nf4 or int8.
+    pub(crate) storage: Storage,
     /// Fresh weights instead of the model's.
     pub(crate) from_scratch: bool,
 }
@@ -57,6 +62,35 @@ pub(crate) enum DeviceName {
     #[default]
     Cpu,
     Cuda,
+}
+
+/// What is trained in place of the model's own weights.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct AdapterKnobs {
+    pub(crate) method: Method,
+    /// The directory of an adapter, tunesmith's or PEFT's, to go on with; its own settings hold then.
+    pub(crate) from: String,
+    #[serde(flatten)]
+    pub(crate) lora: LoraConfig,
+}
+
+/// Kinds of adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Method {
+    /// All weights are trained.
+    #[default]
+    None,
+    /// Low-rank matrices beside a frozen base.
+    Lora,
+}
+
+impl AdapterKnobs {
+    /// Whether there is an adapter at all.
+    pub(crate) fn is_used(&self) -> bool {
+        self.method != Method::None
+    }
 }
 
 /// What it learns from, and how rows become batches.
@@ -100,6 +134,8 @@ impl Default for Recipe {
             seed: 42,
             source: SourceChoice::default(),
             model: ModelKnobs::default(),
+            adapter: AdapterKnobs::default(),
+            objective: ObjectiveKnobs::default(),
             data: DataKnobs::default(),
             optimizer: AdamWKnobs::default(),
             schedule: Schedule::default(),
@@ -116,6 +152,7 @@ impl Default for ModelKnobs {
             revision: "main".into(),
             dtype: Dtype::default(),
             device: DeviceName::default(),
+            storage: Storage::default(),
             from_scratch: false,
         }
     }
@@ -199,6 +236,12 @@ impl Recipe {
                 "at least 1",
                 self.data.eval_rows.to_string(),
             ),
+            (
+                self.model.storage == Storage::Dense || self.adapter.is_used(),
+                "model.storage",
+                "dense where all weights are trained; adapter.method = \"lora\" trains beside quantised ones",
+                format!("{:?}", self.model.storage).to_lowercase(),
+            ),
             (self.data.batch >= 1, "data.batch", "at least 1", self.data.batch.to_string()),
             (
                 self.train.accumulate >= 1,
@@ -225,10 +268,8 @@ impl Recipe {
                 self.train.keep.to_string(),
             ),
         ];
-        checks
-            .into_iter()
-            .filter(|(good, ..)| !good)
-            .map(|(_, key, expected, found)| (key, expected, found))
-            .collect()
+        let own = checks.into_iter().filter(|(good, ..)| !good);
+        let own = own.map(|(_, key, expected, found)| (key, expected, found));
+        own.chain(self.objective.problems()).collect()
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     cli::ReplayArgs,
     exit::{Exit, Failure},
     load, locate,
+    objective::ObjectiveKind,
     recipe::Recipe,
 };
 use anyhow::{Context, Result};
@@ -14,7 +15,7 @@ use std::{
     process::ExitCode,
     sync::atomic::AtomicBool,
 };
-use tunesmith_model::{LoadOptions, Transformer};
+use tunesmith_model::Config;
 use tunesmith_tokens::Batch;
 use tunesmith_train::{AdamW, Checkpoint, Disk, Sft, TrainError, measure};
 
@@ -59,11 +60,13 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let recipe: Recipe = toml::from_str(&recipe).with_context(|| path.display().to_string())?;
     let knobs = &recipe.model;
     let dir = locate::model(&knobs.name, Some(&knobs.revision), recipe.source, true)?.dir;
-    let options = LoadOptions::trained(knobs.dtype.kind(), load::device(knobs.device)?);
-    let model = match knobs.from_scratch {
-        true => Transformer::fresh(tunesmith_model::Config::from_dir(&dir)?, recipe.seed, options),
-        false => Transformer::load(&dir, options)?,
-    };
+    if recipe.objective.kind != ObjectiveKind::Sft {
+        let text =
+            "replay makes steps of supervised fine-tuning again, and this run learned otherwise";
+        return Err(Failure(Exit::BadConfig, text.into()).into());
+    }
+    let device = load::device(knobs.device)?;
+    let model = load::for_training(&recipe, &Config::from_dir(&dir)?, &dir, device)?;
     let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
     if replay.checkpoint.is_some() {
         let root = run.join("checkpoints");

@@ -17,6 +17,7 @@ use tunesmith_report::{
     system,
 };
 use tunesmith_tokens::{Batch, Encoder, IGNORE};
+use tunesmith_train::Confusion;
 
 /// The release that this binary was built against; another one does not link.
 pub(crate) const LIBTORCH: &str = "2.11.0";
@@ -27,6 +28,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) records: Vec<Record>,
     pub(crate) ledger: Ledger,
     pub(crate) first_batch: Option<&'a Batch>,
+    /// Of the last evaluation, where there are classes.
+    pub(crate) confusion: Option<&'a Confusion>,
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) training: Duration,
     pub(crate) total: Duration,
@@ -39,8 +42,10 @@ pub(crate) fn write(facts_: &Facts, dir: &RunDir) -> Result<()> {
     let run = dir.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut report = Report::new(run);
     report.subtitle = format!(
-        "{} on {}, supervised fine-tuning of all weights",
-        prepared.recipe.model.name, prepared.data.name
+        "{} on {}, {}",
+        prepared.recipe.model.name,
+        prepared.data.name,
+        prepared.recipe.objective.title(&prepared.recipe.adapter)
     );
     report.date = format::utc(SystemTime::now());
     report.command = Some(command());
@@ -73,6 +78,18 @@ pub(crate) fn write(facts_: &Facts, dir: &RunDir) -> Result<()> {
         report.push(answers(&facts_.exchanges));
     }
     report.push(curves(&facts_.records));
+    let labels = prepared.config.labels();
+    if !prepared.classes.is_empty() {
+        let rows = labels.iter().zip(&prepared.classes);
+        let rows: Vec<_> = rows.map(|(label, n)| (label.as_str(), n.to_string())).collect();
+        report.push(facts("Classes in the training rows", &rows));
+    }
+    if let Some(confusion) = facts_.confusion {
+        let rows = labels.iter().zip(&confusion.0);
+        let rows: Vec<_> =
+            rows.map(|(label, row)| (label.as_str(), taken_for(row, &labels))).collect();
+        report.push(facts("What each class of the held-out rows was taken for", &rows));
+    }
     if let Some(batch) = facts_.first_batch {
         report.push(first_batch(&documents(batch, &prepared.encoder)));
     }
@@ -122,6 +139,12 @@ pub(crate) fn say(facts: &Facts, dir: &RunDir) -> std::io::Result<()> {
     writeln!(out, "{}", facts.ledger)?;
     writeln!(out, "model   {}", dir.final_model().display())?;
     writeln!(out, "report  {}", dir.file("report.html").display())
+}
+
+/// A row of the confusion matrix in words: `no 40, yes 2`.
+fn taken_for(row: &[u64], labels: &[String]) -> String {
+    let counts = row.iter().zip(labels).filter(|(n, _)| **n > 0);
+    counts.map(|(n, label)| format!("{label} {n}")).collect::<Vec<_>>().join(", ")
 }
 
 fn losses(records: &[Record]) -> impl Iterator<Item = f64> {

@@ -22,7 +22,8 @@ const SEARCHED_ROWS: u64 = 1000;
 pub(crate) fn prompts(prepared: &Prepared) -> Result<Vec<Prompt>> {
     let knobs = &prepared.recipe.samples;
     let encoder = &prepared.encoder;
-    if encoder.tokenizer().is_none() || knobs.count == 0 {
+    let answers = prepared.config.n_labels.is_none(); // a classifier says nothing
+    if encoder.tokenizer().is_none() || knobs.count == 0 || !answers {
         return Ok(Vec::new());
     }
     let max = prepared.config.max_position_embeddings as usize;

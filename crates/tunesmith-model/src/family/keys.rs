@@ -182,10 +182,21 @@ impl<'a> Keys<'a> {
             qk_norm: false,
             sliding_window: None,
             tie_word_embeddings: false,
+            n_labels: None,
+            fresh_head: false,
             initializer_range: self.float_or("initializer_range", 0.02)?,
             names,
             raw: Map::new(),
         })
+    }
+
+    /// Labels of a classifier: as many as `id2label` names, two where it is absent (transformers' default).
+    pub(super) fn n_labels(&self) -> Result<i64, ModelError> {
+        match self.get("id2label") {
+            None => self.int_or("num_labels", 2),
+            Some(Value::Object(labels)) if !labels.is_empty() => Ok(labels.len() as i64),
+            labels => Err(self.bad("id2label", "an object of labels", labels)),
+        }
     }
 
     /// Divisibilities that every family needs.

@@ -13,7 +13,7 @@ use tch::Tensor;
 pub(super) const GGUF: &str = "model.gguf";
 
 /// All tensors of a model directory, by name.
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     pub(super) dir: PathBuf,
     weights: Weights,
 }
@@ -24,7 +24,7 @@ enum Weights {
 }
 
 impl Checkpoint {
-    pub(super) fn open(dir: &Path, config: &Config) -> Result<Self, ModelError> {
+    pub(crate) fn open(dir: &Path, config: &Config) -> Result<Self, ModelError> {
         let gguf = dir.join(GGUF);
         if gguf.exists() {
             let weights = Weights::Gguf(GgufWeights::open(&gguf, config)?);
@@ -46,14 +46,14 @@ impl Checkpoint {
         Ok(Self { dir: dir.into(), weights: Weights::Safetensors { files, place } })
     }
 
-    pub(super) fn names(&self) -> BTreeSet<&str> {
+    pub(crate) fn names(&self) -> BTreeSet<&str> {
         match &self.weights {
             Weights::Safetensors { place, .. } => place.keys().map(String::as_str).collect(),
             Weights::Gguf(gguf) => gguf.names().iter().map(String::as_str).collect(),
         }
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<i64>> {
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<i64>> {
         match &self.weights {
             Weights::Safetensors { files, place } => files[*place.get(name)?].shape(name),
             Weights::Gguf(gguf) => gguf.shape(name),
@@ -61,15 +61,24 @@ impl Checkpoint {
     }
 
     /// The bytes of a tensor as stored, where one name stands for one run of bytes.
-    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
         match &self.weights {
             Weights::Safetensors { files, place } => files[*place.get(name)?].bytes(name),
             Weights::Gguf(_) => None,
         }
     }
 
+    /// Gives the pages of a tensor back to the system.
+    pub(crate) fn forget(&self, name: &str) {
+        if let Weights::Safetensors { files, place } = &self.weights
+            && let Some(&file) = place.get(name)
+        {
+            files[file].forget(name);
+        }
+    }
+
     /// A copy of a tensor, in the dtype of the file.
-    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
         match &self.weights {
             Weights::Safetensors { files, place } => match place.get(name) {
                 Some(&file) => files[file].tensor(name),

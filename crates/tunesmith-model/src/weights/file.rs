@@ -73,7 +73,24 @@ impl TensorFile {
             }
         };
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
-        Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
+        let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
+        self.forget(name);
+        Ok(tensor)
+    }
+
+    /// Gives the pages of a tensor back: read once, they would count as this process's memory until the file is closed.
+    pub(crate) fn forget(&self, name: &str) {
+        let Some(info) = self.header.info(name) else { return };
+        let (start, end) = info.data_offsets;
+        #[expect(unsafe_code, reason = "memmap2 counts advice that may lose data as unsafe")]
+        // SAFETY: the map is read-only, so there is nothing to lose: pages that are read again come from the file.
+        let advised = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.map.unchecked_advise_range(advice, self.data_start + start, end - start)
+        };
+        if let Err(error) = advised {
+            tracing::debug!("{}: pages stay in memory: {error}", self.path.display());
+        }
     }
 }
 

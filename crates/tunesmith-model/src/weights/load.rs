@@ -5,6 +5,7 @@ use crate::{
     Config, ModelError, Role, Transformer,
     linear::Weight,
     param::{Init, Param, Place, Spec},
+    quant::{Quantised, Storage},
     random,
 };
 use std::{
@@ -12,6 +13,9 @@ use std::{
     path::Path,
 };
 use tch::{Device, Kind, Tensor};
+
+/// The head over labels.
+const SCORE: &str = "score.weight";
 
 /// How weights come into memory.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +26,9 @@ pub struct LoadOptions {
     pub device: Device,
     /// What will be trained.
     pub trainable: Trainable,
+    /// How the matrices of linear layers lie in memory. They are quantised one by one while they are loaded, and cannot
+    /// be trained then.
+    pub storage: Storage,
 }
 
 /// Which parameters take part in training.
@@ -37,13 +44,13 @@ pub enum Trainable {
 
 impl LoadOptions {
     /// A model that is not trained itself.
-    pub fn frozen(kind: Kind, device: Device) -> Self {
-        Self { kind, device, trainable: Trainable::Nothing }
+    pub const fn frozen(kind: Kind, device: Device) -> Self {
+        Self { kind, device, trainable: Trainable::Nothing, storage: Storage::Dense }
     }
 
     /// A model whose every weight is trained.
-    pub fn trained(kind: Kind, device: Device) -> Self {
-        Self { kind, device, trainable: Trainable::Everything }
+    pub const fn trained(kind: Kind, device: Device) -> Self {
+        Self { kind, device, trainable: Trainable::Everything, storage: Storage::Dense }
     }
 }
 
@@ -64,12 +71,28 @@ impl Transformer {
     /// All missing, extra or misshapen tensors together; files that are missing, truncated or not safetensors; what
     /// [`Config::from_dir`] refuses.
     pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        let config = Config::from_dir(dir)?;
+        Self::load_as(Config::from_dir(dir)?, dir, options, 0)
+    }
+
+    /// Loads a directory as the model that `config` describes: the directory's own, or the same with another head. A head
+    /// that the directory does not have is fresh, a pure function of `seed` and its name.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_as(
+        config: Config,
+        dir: &Path,
+        options: LoadOptions,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(dir, &config)?;
         let names = match_up(&config, &checkpoint)?;
         let mut failure = None;
-        let model = Self::build(config, options.device, &mut |spec: Spec| {
-            let stored = &names[&spec.name];
+        let mut model = Self::build(config, options.device, &mut |spec: Spec| {
+            let Some(stored) = names.get(&spec.name) else {
+                let tensor = fresh(&spec, seed).to_kind(options.kind).to_device(options.device);
+                return supplied(spec.name, spec.role, tensor, options);
+            };
             let tensor = checkpoint.tensor(stored).unwrap_or_else(|error| {
                 failure.get_or_insert(error);
                 Tensor::new()
@@ -77,6 +100,8 @@ impl Transformer {
             let tensor = tensor.to_kind(options.kind).to_device(options.device);
             supplied(stored.clone(), spec.role, tensor, options)
         });
+        model.dir = Some(dir.into());
+        model.storage = options.storage;
         failure.map_or(Ok(model), Err)
     }
 
@@ -103,6 +128,11 @@ impl Transformer {
 }
 
 fn supplied(name: String, role: Role, tensor: Tensor, options: LoadOptions) -> Weight {
+    if role == Role::Projection
+        && let Some(codes) = Quantised::new(&tensor, options.storage)
+    {
+        return Weight::Quantised { codes, kind: options.kind };
+    }
     Weight::Dense(Place::new(Param::new(name, role, tensor, options.trainable.includes(role))))
 }
 
@@ -115,7 +145,14 @@ fn match_up(
     let mut names = HashMap::new();
     let (mut missing, mut mismatches) = (Vec::new(), Vec::new());
     let specs = Transformer::specs(config);
+    if config.fresh_head {
+        // The checkpoint's own head, over the vocabulary or over other labels.
+        extra.retain(|&name| name != format!("{}.weight", config.names.head) && name != SCORE);
+    }
     for Spec { name, shape, .. } in &specs {
+        if config.fresh_head && name == SCORE {
+            continue;
+        }
         // A checkpoint saved from the bare base class lacks the prefix ("wte.weight" for "transformer.wte.weight").
         let bare = name.strip_prefix(config.names.base).unwrap_or(name);
         let Some(stored) = [name.as_str(), bare].into_iter().find(|stored| extra.remove(stored))

@@ -5,6 +5,8 @@ mod file;
 mod load;
 mod save;
 
+pub(crate) use checkpoint::Checkpoint;
 pub(crate) use file::map_file;
 pub use file::{TensorFile, write_tensors, write_tensors_into};
 pub use load::{LoadOptions, Trainable};
+pub(crate) use save::copy_companions;

@@ -9,9 +9,8 @@ use tch::Kind;
 /// Templates for special purposes, such as tool use, in files of their own.
 const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 
-/// What a model directory holds beside weights and config.json, carried over from the model it came from.
+/// What tokenizer and template lie in, carried over from the model they came from.
 const COMPANIONS: &[&str] = &[
-    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -28,9 +27,13 @@ impl Transformer {
     /// from `origin`, the directory the model was loaded from.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system says; a model whose matrices are quantised.
     pub fn save(&self, dir: &Path, origin: &Path) -> Result<(), ModelError> {
-        let tensors = self.params().iter().map(|p| (p.name.clone(), &p.tensor));
+        if !self.is_dense() {
+            let reason = "quantised matrices are not written\nhelp: dequantise the model, or merge its adapter";
+            return Err(ModelError::BadWeights { path: dir.into(), reason: reason.into() });
+        }
+        let tensors = self.base_params().iter().map(|p| (p.name.clone(), &p.tensor));
         write_tensors(&dir.join("model.safetensors"), tensors)?;
         let dtype = match self.kind() {
             Kind::BFloat16 => "bfloat16",
@@ -46,17 +49,23 @@ impl Transformer {
         let mut text = format!("{:#}", Value::Object(raw));
         text.push('\n');
         std::fs::write(&path, text).map_err(ModelError::io(path))?;
-        for name in COMPANIONS {
-            copy(&origin.join(name), &dir.join(name))?;
-        }
-        for entry in std::fs::read_dir(origin.join(TEMPLATE_FOLDER)).into_iter().flatten().flatten()
-        {
-            let folder = dir.join(TEMPLATE_FOLDER);
-            std::fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
-            copy(&entry.path(), &folder.join(entry.file_name()))?;
-        }
-        Ok(())
+        let generation = "generation_config.json";
+        copy(&origin.join(generation), &dir.join(generation))?;
+        copy_companions(origin, dir)
     }
+}
+
+/// Copies tokenizer and templates, those that are there.
+pub(crate) fn copy_companions(origin: &Path, dir: &Path) -> Result<(), ModelError> {
+    for name in COMPANIONS {
+        copy(&origin.join(name), &dir.join(name))?;
+    }
+    for entry in std::fs::read_dir(origin.join(TEMPLATE_FOLDER)).into_iter().flatten().flatten() {
+        let folder = dir.join(TEMPLATE_FOLDER);
+        std::fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
+        copy(&entry.path(), &folder.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// Copies a file, if there is one: contents alone, so that a read-only original makes no read-only copy.

@@ -28,6 +28,6 @@ impl Objective for Sft {
             count: scores.correct.numel() as f64,
         };
         let term = Term { unit: Unit::Tokens, weight: 1.0, sum: nll.sum(Kind::Float) };
-        Ok(Terms { terms: vec![term], metrics: vec![accuracy] })
+        Ok(Terms { terms: vec![term], metrics: vec![accuracy], ..Terms::default() })
     }
 }

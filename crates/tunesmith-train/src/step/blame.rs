@@ -30,7 +30,8 @@ pub(super) fn find(
         if !rows.is_empty() {
             return Ok(("the blocks".into(), rows.into_iter().collect()));
         }
-        let terms = forward(model, objective, batch, Pass::default())?.terms;
+        let statistic = objective.statistic(model, std::slice::from_ref(batch))?;
+        let terms = forward(model, objective, batch, Pass::default(), statistic)?.terms;
         if terms.iter().any(|term| !term.sum.double_value(&[]).is_finite()) {
             return Ok(("the objective".into(), of(batch)));
         }

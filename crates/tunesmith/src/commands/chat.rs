@@ -17,6 +17,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
     let knobs = SamplerKnobs::from(&args.sampler);
     knobs.check().map_err(|problem| Failure(Exit::Usage, problem))?;
     let (model, encoder) = load::model(&args.model, None, None)?;
+    load::refuse_classifier(&model)?;
     let Some(tokenizer) = encoder.tokenizer() else {
         return Err(Failure(
             Exit::NoInput,

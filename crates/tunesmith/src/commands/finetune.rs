@@ -6,7 +6,7 @@ use crate::{
     consumed::RowLog,
     exit::{Exit, Failure},
     identity::{identity, refuse_changes},
-    load, preflight,
+    load, objective, preflight,
     prepare::{self, Plan, Prepared, now},
     recipe::Recipe,
     replay::Replay,
@@ -24,7 +24,7 @@ use tunesmith_model::{LoadOptions, Transformer};
 use tunesmith_report::{EventWriter, MetricsLog, Progress, Record, progress::Update, system};
 use tunesmith_tokens::{BatchSource, SourceError};
 use tunesmith_train::{
-    AdamW, Checkpoint, Disk, Event, Outcome, Run, RunState, Sft, Snapshot, Spike, StepRecord,
+    AdamW, Checkpoint, Confusion, Disk, Event, Outcome, Run, RunState, Snapshot, Spike, StepRecord,
     check_space, commit_dir, train,
 };
 
@@ -77,11 +77,8 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let recipe = &prepared.recipe;
     let device = load::device(recipe.model.device)?;
     let kind = recipe.model.dtype.kind();
-    let options = LoadOptions::trained(kind, device);
-    let model = match recipe.model.from_scratch {
-        true => Transformer::fresh(prepared.config.clone(), recipe.seed, options),
-        false => Transformer::load(&prepared.model_dir, options)?,
-    };
+    let mut model = load::for_training(recipe, &prepared.config, &prepared.model_dir, device)?;
+    let objective = objective::build(&prepared, &mut model, device)?;
     let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
     let mut state = RunState::default();
     if let Some(checkpoint) = &checkpoint {
@@ -99,8 +96,10 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     if let Some(ledger) = state.extra.get("ledger").cloned() {
         prepared.stream.restore(serde_json::from_value::<Ledger>(ledger)?)?;
     }
+    let trained = model.params().iter().filter(|p| p.trainable()).map(|p| p.tensor.numel());
     tracing::info!(
-        "{} parameters, {} rows of {}, {}",
+        "{} of {} parameters trained, {} rows of {}, {}",
+        tunesmith_report::format::si(trained.sum::<usize>() as f64),
         tunesmith_report::format::si(model.n_params() as f64),
         prepared.dataset.len(),
         prepared.data.name,
@@ -111,6 +110,9 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         for later in checkpoint.leave_later_ones()? {
             tracing::info!("going on from step {}: set {} aside", state.step, later.display());
         }
+    }
+    for (label, rows) in prepared.config.labels().iter().zip(&prepared.classes) {
+        tracing::info!("class {label}: {rows} rows");
     }
     room(&dir, &model, &optimizer, &prepared)?;
     let save_seconds = match args.grace {
@@ -184,7 +186,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
             model: &model,
             source: &mut prepared.stream,
             held_out: prepared.held_out.as_mut().map(|stream| stream as &mut dyn BatchSource),
-            objective: &Sft,
+            objective: objective.as_ref(),
             optimizer: &mut optimizer,
             schedule: &prepared.recipe.schedule,
             knobs: &prepared.recipe.train,
@@ -196,6 +198,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         &mut on_event,
     )?;
     log.progress.finish();
+    let confusion = log.confusion.take();
     let training = started.elapsed();
     dir.write("ledger.json", &(serde_json::to_string_pretty(&counted)? + "\n"))?;
     let state = match outcome {
@@ -209,6 +212,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     if Checkpoint::place(&checkpoints, state.step).exists() && signals.leave_at_once(true) {
         return Ok(Exit::Preempted.into()); // a signal has come since the last step
     }
+    drop(objective); // a reference may be a second model
     drop(optimizer); // its moments are larger than the model that answers below
     save_final(&dir.final_model(), &model, &prepared)?;
 
@@ -228,6 +232,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         records: MetricsLog::read(&dir.file("metrics.jsonl"))?,
         ledger: counted,
         first_batch: first_batch.as_ref(),
+        confusion: confusion.as_ref(),
         exchanges: samples::exchanges(&prompts, before.as_deref(), &after),
         training,
         total: started.elapsed(),
@@ -313,7 +318,7 @@ fn header(prepared: &Prepared) -> Vec<String> {
     lines
 }
 
-/// `final/`: a directory that transformers loads.
+/// `final/`: a directory that transformers loads, or PEFT where an adapter was trained.
 fn save_final(target: &Path, model: &Transformer, prepared: &Prepared) -> Result<()> {
     if target.exists() {
         std::fs::remove_dir_all(target).with_context(|| target.display().to_string())?;
@@ -324,7 +329,13 @@ fn save_final(target: &Path, model: &Transformer, prepared: &Prepared) -> Result
         .map(|p| p.tensor.numel() * p.tensor.kind().elt_size_in_bytes())
         .sum::<usize>();
     commit_dir(target, needed as u64, |dir| {
-        model.save(dir, &prepared.model_dir)?;
+        match prepared.recipe.adapter.is_used() {
+            true => {
+                let base = &prepared.recipe.model.name;
+                model.save_adapter(0, dir, base, &prepared.model_dir)?;
+            }
+            false => model.save(dir, &prepared.model_dir)?,
+        }
         let template = dir.join("chat_template.jinja");
         if let (Some(used), false) = (prepared.encoder.template(), prepared.has_own_template()) {
             // A base model leaves with the template it was trained in, or nobody could talk to it.
@@ -343,6 +354,8 @@ struct Log {
     events: EventWriter,
     progress: Progress,
     tokens_before: u64,
+    /// Of the newest evaluation, where there are classes.
+    confusion: Option<Confusion>,
 }
 
 impl Log {
@@ -365,7 +378,7 @@ impl Log {
             None => MetricsLog::resume(&path, resumed)?,
         };
         let rows = RowLog::resume(&dir.file("rows.jsonl"), resumed)?;
-        Ok(Self { metrics, rows, events, progress, tokens_before })
+        Ok(Self { metrics, rows, events, progress, tokens_before, confusion: None })
     }
 
     /// Goes on after step `to`: what was logged of later steps is cut off.
@@ -412,6 +425,7 @@ impl Log {
             .for_each(|(name, value)| record.set(&format!("eval_{name}"), *value));
         record.set("eval_runtime", evaluation.seconds);
         self.write(&record)?;
+        self.confusion.clone_from(&evaluation.confusion);
         self.progress.note(&format!(
             "step {step}  eval_loss {}",
             tunesmith_report::format::loss(evaluation.loss)

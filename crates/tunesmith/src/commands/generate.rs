@@ -15,6 +15,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let knobs = SamplerKnobs::from(&args.sampler);
     knobs.check().map_err(|problem| Failure(Exit::Usage, problem))?;
     let (model, encoder) = load::model(&args.model, None, None)?;
+    load::refuse_classifier(&model)?;
     let prompts = prompts(&args.prompt, &encoder)?;
     let tokenizer = encoder.tokenizer().map(AsRef::as_ref);
     // One answer flows to the terminal as it comes; several are printed one after the other.

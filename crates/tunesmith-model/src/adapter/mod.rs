@@ -1,0 +1,287 @@
+//! Adapters: small trainable parts beside a frozen base. An adapter is a property of the modules it touches; a model may
+//! carry several, and each pass chooses one by its number ([`Pass::adapter`](crate::Pass)).
+//!
+//! Names of its parameters are those of PEFT's files: `base_model.model.<module>.lora_A.weight` and so on.
+
+mod base;
+mod config;
+mod file;
+mod init;
+mod merge;
+mod module;
+mod peft;
+mod targets;
+
+pub use base::{adapter_labels, adapter_storage, base_hash};
+pub use config::{Bias, LoraConfig, LoraInit, Modules, Pattern};
+pub(crate) use module::{Module, ModuleKind};
+
+use crate::{
+    ModelError, Param, Role, Transformer,
+    embedding::{Embedding, EmbeddingLora},
+    linear::Linear,
+    lora::Lora,
+    random,
+};
+use std::{collections::BTreeSet, rc::Rc};
+use targets::Targets;
+use tch::{Device, Kind, Tensor};
+
+/// What stands before a module's name in PEFT's files.
+const PREFIX: &str = "base_model.model.";
+
+/// An adapter of a model.
+#[derive(Debug)]
+pub struct Adapter {
+    /// What it was made with.
+    pub config: LoraConfig,
+    /// Its own parameters, in the order of the architecture.
+    params: Vec<Rc<Param>>,
+    /// Names of the modules with A and B.
+    adapted: BTreeSet<String>,
+    /// Base embeddings that PEFT saves beside the matrices that adapt them, under their names there.
+    companions: Vec<(String, Rc<Param>)>,
+}
+
+impl Adapter {
+    /// Its own parameters: matrices, magnitudes, modules and biases trained whole.
+    pub fn params(&self) -> &[Rc<Param>] {
+        &self.params
+    }
+
+    /// How many numbers it holds.
+    pub fn n_params(&self) -> usize {
+        self.params.iter().map(|param| param.tensor.numel()).sum()
+    }
+}
+
+impl Transformer {
+    /// Adds a fresh adapter and returns its number; the base is frozen from then on. A fresh adapter changes no logit.
+    ///
+    /// Its values are a pure function of `seed` and the names of its parameters.
+    ///
+    /// # Errors
+    /// Settings out of range; names that no module has; a rank above a layer's own. The model is as it was then.
+    pub fn add_adapter(
+        &mut self,
+        config: &LoraConfig,
+        seed: u64,
+        trainable: bool,
+    ) -> Result<usize, ModelError> {
+        self.check_adapter(config, true)?;
+        self.attach_adapter(config, seed, trainable)
+    }
+
+    /// Adds an adapter whose settings have been checked.
+    fn attach_adapter(
+        &mut self,
+        config: &LoraConfig,
+        seed: u64,
+        trainable: bool,
+    ) -> Result<usize, ModelError> {
+        let targets = Targets::new(config)?;
+        let (number, device) = (self.adapters.len(), self.device());
+        let fresh = Fresh { config, seed, device, trainable };
+        for param in self.base_params() {
+            let _ = param.tensor.shallow_clone().set_requires_grad(false);
+        }
+        let (mut params, mut adapted, mut companions) = (Vec::new(), BTreeSet::new(), Vec::new());
+        for mut module in self.modules_mut() {
+            let (name, kind) = (module.name().to_owned(), module.kind());
+            if targets.adapts(&name, kind) {
+                adapted.insert(name.clone());
+                let (rank, alpha) = targets.rank_and_alpha(&name);
+                match &mut module {
+                    Module::Projection(linear) | Module::Head(linear) => {
+                        let lora = fresh.linear(linear, rank, alpha);
+                        params
+                            .extend([&lora.a, &lora.b].into_iter().chain(&lora.magnitude).cloned());
+                        linear.attach(number, lora);
+                    }
+                    Module::Embedding(embedding) => {
+                        let lora = fresh.embedding(embedding, rank, alpha);
+                        params
+                            .extend([&lora.a, &lora.b].into_iter().chain(&lora.magnitude).cloned());
+                        embedding.attach(number, lora);
+                    }
+                    Module::Norm(_) => {}
+                }
+                if saves_base(config, &name, kind) {
+                    let named = module.params().into_iter();
+                    companions.extend(
+                        named.map(|(end, param)| {
+                            (format!("{PREFIX}{name}.base_layer.{end}"), param)
+                        }),
+                    );
+                }
+            }
+            let whole = targets.keeps_whole(&name);
+            for (ending, param) in module.params() {
+                let bias = ending == "bias"
+                    && (config.bias == Bias::All
+                        || config.bias == Bias::LoraOnly && adapted.contains(&name));
+                if whole || bias {
+                    let layer = if adapted.contains(&name) { ".base_layer" } else { "" };
+                    let copy = fresh.copy(format!("{PREFIX}{name}{layer}.{ending}"), &param);
+                    module.replace(number, ending, copy.clone());
+                    params.push(copy);
+                }
+            }
+        }
+        let adapter = Adapter { config: config.clone(), params, adapted, companions };
+        self.hold(adapter);
+        Ok(number)
+    }
+
+    /// The adapters, by number.
+    pub fn adapters(&self) -> &[Adapter] {
+        &self.adapters
+    }
+
+    /// Everything that is wrong with `config` for this model; `strict`: names that no module has, too, which PEFT
+    /// overlooks.
+    fn check_adapter(&mut self, config: &LoraConfig, strict: bool) -> Result<(), ModelError> {
+        config.check()?;
+        let targets = Targets::new(config)?;
+        let place = "adapter".to_owned();
+        let mut modules = Vec::new();
+        let mut wrong = Vec::new();
+        for module in self.modules_mut() {
+            let (name, kind) = (module.name().to_owned(), module.kind());
+            if targets.adapts(&name, kind) {
+                let (rank, _) = targets.rank_and_alpha(&name);
+                let limit = match &module {
+                    Module::Projection(linear) | Module::Head(linear) => {
+                        linear.n_in.min(linear.n_out)
+                    }
+                    Module::Embedding(embedding) => embedding.size().into_iter().min().unwrap_or(0),
+                    Module::Norm(_) => 0,
+                };
+                if limit == 0 {
+                    wrong.push(format!(
+                        "{name}: a norm has no matrix to adapt; name it in `modules_to_save`"
+                    ));
+                } else if rank as i64 > limit {
+                    wrong.push(format!("{name}: expected a rank of at most {limit}, found {rank}"));
+                }
+            }
+            let quantised =
+                matches!(&module, Module::Projection(linear) if linear.n_quantised().is_some());
+            if quantised && targets.keeps_whole(&name) {
+                wrong.push(format!(
+                    "{name}: `modules_to_save`: a quantised layer cannot be trained whole"
+                ));
+            }
+            modules.push((name, kind));
+        }
+        if strict {
+            wrong.extend(targets.unmatched(&modules));
+        }
+        let ends: BTreeSet<&str> =
+            modules.iter().map(|(name, _)| name.rsplit('.').next().unwrap_or(name)).collect();
+        if !modules.iter().any(|(name, kind)| targets.adapts(name, *kind)) {
+            wrong.push("`target_modules` matches no module of this model".into());
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let shown: Vec<&str> = wrong.iter().take(5).map(String::as_str).collect();
+        let more = wrong.len().saturating_sub(5);
+        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        let names = ends.into_iter().collect::<Vec<_>>().join(", ");
+        let reason = format!("{}{more}\nhelp: its modules are {names}", shown.join("\n  "));
+        Err(ModelError::BadAdapter { place, reason })
+    }
+}
+
+/// PEFT saves an embedding or a head that is adapted by name together with its matrices.
+fn saves_base(config: &LoraConfig, name: &str, kind: ModuleKind) -> bool {
+    let known = |end: &str| end == "embed_tokens" || end == "lm_head";
+    let named = match &config.target_modules {
+        Modules::Names(names) => names.iter().any(|name| known(name)),
+        pattern => !pattern.is_all_linear() && known(name.rsplit('.').next().unwrap_or(name)),
+    };
+    named && matches!(kind, ModuleKind::Embedding | ModuleKind::Head)
+}
+
+/// Makes the parameters of a fresh adapter.
+struct Fresh<'a> {
+    config: &'a LoraConfig,
+    seed: u64,
+    device: Device,
+    trainable: bool,
+}
+
+impl Fresh<'_> {
+    fn linear(&self, linear: &Linear, rank: usize, alpha: f64) -> Lora {
+        let (n_in, n_out, r) = (linear.n_in, linear.n_out, rank as i64);
+        let name = |part: &str| format!("{PREFIX}{}.{part}", linear.name);
+        let (a_name, scale) = (name("lora_A.weight"), self.scale(rank, alpha));
+        let w = linear.base_matrix();
+        let (a, b, initial) = match self.config.init {
+            LoraInit::Kaiming => (self.uniform(&a_name, &[r, n_in], n_in), None, None),
+            LoraInit::Gaussian => (self.normal(&a_name, &[r, n_in], 1.0 / r as f64), None, None),
+            LoraInit::Pissa => {
+                let (a, b) = init::principal(&w, r, scale);
+                (a.copy(), Some(b.copy()), Some((a, b)))
+            }
+        };
+        let b = b.unwrap_or_else(|| self.zeros(&[n_out, r]));
+        let a = self.param(a_name, Role::LoraA, a);
+        let b = self.param(name("lora_B.weight"), Role::LoraB, b);
+        let mut lora = Lora { a, b, magnitude: None, scale, dropout: self.config.dropout, initial };
+        if self.config.use_dora {
+            let norm = lora.norm(&w);
+            lora.magnitude = Some(self.param(name("lora_magnitude_vector"), Role::Magnitude, norm));
+        }
+        lora
+    }
+
+    fn embedding(&self, embedding: &Embedding, rank: usize, alpha: f64) -> EmbeddingLora {
+        let [vocab_size, width] = embedding.size();
+        let r = rank as i64;
+        let name = |part: &str| format!("{PREFIX}{}.{part}", embedding.name);
+        let b_name = name("lora_embedding_B");
+        let b = self.normal(&b_name, &[width, r], 1.0);
+        let a = self.param(name("lora_embedding_A"), Role::LoraA, self.zeros(&[r, vocab_size]));
+        let b = self.param(b_name, Role::LoraB, b);
+        let mut lora = EmbeddingLora { a, b, magnitude: None, scale: self.scale(rank, alpha) };
+        if self.config.use_dora {
+            let norm = lora.norm(&embedding.base().tensor);
+            lora.magnitude = Some(self.param(name("lora_magnitude_vector"), Role::Magnitude, norm));
+        }
+        lora
+    }
+
+    /// A trained copy of a base parameter.
+    fn copy(&self, name: String, base: &Param) -> Rc<Param> {
+        let tensor = tch::no_grad(|| base.tensor.detach().copy());
+        Param::new(name, base.role, tensor, self.trainable)
+    }
+
+    fn scale(&self, rank: usize, alpha: f64) -> f64 {
+        let r = rank as f64;
+        if self.config.use_rslora { alpha / r.sqrt() } else { alpha / r }
+    }
+
+    /// U(−1/√n, 1/√n): Kaiming's bound √(6 / ((1 + a²) n)) for a = √5.
+    fn uniform(&self, name: &str, shape: &[i64], n_in: i64) -> Tensor {
+        let unit = random::uniform(random::stream(self.seed, name), shape, self.device);
+        (unit * 2.0 - 1.0) / (n_in as f64).sqrt()
+    }
+
+    fn normal(&self, name: &str, shape: &[i64], std: f64) -> Tensor {
+        let stream = random::stream(self.seed, name);
+        let n = shape.iter().product::<i64>() as u64;
+        let values: Vec<f32> = (0..n).map(|i| (std * random::normal(stream, i)) as f32).collect();
+        Tensor::from_slice(&values).view(shape).to_device(self.device)
+    }
+
+    fn zeros(&self, shape: &[i64]) -> Tensor {
+        Tensor::zeros(shape, (Kind::Float, self.device))
+    }
+
+    fn param(&self, name: String, role: Role, tensor: Tensor) -> Rc<Param> {
+        Param::new(name, role, tensor.detach(), self.trainable)
+    }
+}

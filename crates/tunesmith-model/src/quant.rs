@@ -1,0 +1,289 @@
+//! Weights in 4 or 8 bits: NF4 with double quantisation (Dettmers et al. 2023, QLoRA) and int8 by rows (Dettmers et al.
+//! 2022, LLM.int8()). The same tables, codes and scales as bitsandbytes, bit for bit.
+//!
+//! Shapes: E elements of a matrix, B = ⌈E/64⌉ blocks, G = ⌈B/256⌉ groups of blocks; O rows, I columns.
+//!
+//! ```text
+//! NF4:   w ≈ nf4[code] · scale[block]               scale = the block's largest |w|
+//! its scales, again quantised:  scale ≈ dynamic[code] · scale2[group] + offset      offset = the mean scale
+//! int8:  w ≈ code · scale[row] / 127
+//! ```
+//! Per weight: 4 + 8/64 + 32/(64·256) = 4.127 bits.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// Elements that share a scale.
+const BLOCK: i64 = 64;
+/// Scales that share a scale.
+const GROUP: i64 = 256;
+
+/// The quantiles of a normal distribution, scaled to [−1, 1], with an exact zero (QLoRA, appendix E).
+const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// How the matrices of linear layers lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// In the model's dtype.
+    #[default]
+    Dense,
+    /// NF4 with double quantisation: 4.13 bits per weight.
+    Nf4,
+    /// int8 with a scale per row: 8 bits per weight.
+    Int8,
+}
+
+/// A quantised matrix.
+#[derive(Debug)]
+pub(crate) enum Quantised {
+    Nf4(Nf4),
+    Int8(Int8),
+}
+
+/// NF4 with double quantisation.
+#[derive(Debug)]
+pub(crate) struct Nf4 {
+    codes: Tensor,  // (⌈E/2⌉), u8: two codes, the first in the high half
+    scales: Tensor, // (B), u8
+    scale2: Tensor, // (G), fp32
+    offset: f32,
+    shape: Vec<i64>,
+}
+
+/// int8 by rows.
+#[derive(Debug)]
+pub(crate) struct Int8 {
+    codes: Tensor,  // (O, I), i8
+    scales: Tensor, // (O), fp32
+}
+
+impl Quantised {
+    /// `w` (O, I), or (I, O) where the checkpoint has it so, in any dtype; `None` for dense storage.
+    pub(crate) fn new(w: &Tensor, storage: Storage) -> Option<Self> {
+        tch::no_grad(|| match storage {
+            Storage::Dense => None,
+            Storage::Nf4 => Some(Self::Nf4(Nf4::new(w))),
+            Storage::Int8 => Some(Self::Int8(Int8::new(w))),
+        })
+    }
+
+    /// The matrix that the codes stand for, in the shape it came in.
+    pub(crate) fn dequantise(&self, kind: Kind) -> Tensor {
+        tch::no_grad(|| match self {
+            Self::Nf4(nf4) => nf4.dequantise(kind),
+            Self::Int8(int8) => int8.dequantise(kind),
+        })
+    }
+
+    /// The same storage under another handle.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        match self {
+            Self::Nf4(Nf4 { codes, scales, scale2, offset, shape }) => Self::Nf4(Nf4 {
+                codes: codes.shallow_clone(),
+                scales: scales.shallow_clone(),
+                scale2: scale2.shallow_clone(),
+                offset: *offset,
+                shape: shape.clone(),
+            }),
+            Self::Int8(Int8 { codes, scales }) => {
+                Self::Int8(Int8 { codes: codes.shallow_clone(), scales: scales.shallow_clone() })
+            }
+        }
+    }
+
+    /// Weights it stands for.
+    pub(crate) fn numel(&self) -> usize {
+        match self {
+            Self::Nf4(nf4) => nf4.shape.iter().product::<i64>() as usize,
+            Self::Int8(int8) => int8.codes.numel(),
+        }
+    }
+}
+
+impl Nf4 {
+    fn new(w: &Tensor) -> Self {
+        let table = Tensor::from_slice(&NF4).to_device(w.device());
+        let (codes, scales) = quantise(&w.to_kind(Kind::Float).flatten(0, -1), &table, BLOCK);
+        let codes = match codes.numel() % 2 {
+            0 => codes,
+            // The half that is left over stands for 0.
+            _ => Tensor::cat(&[&codes, &Tensor::full([1], 7, (Kind::Uint8, w.device()))], 0),
+        };
+        let pairs = codes.view([-1, 2]);
+        let codes = pairs.select(1, 0) * 16 + pairs.select(1, 1);
+        let offset = scales.mean(Kind::Float);
+        let dynamic = Tensor::from_slice(&dynamic()).to_device(w.device());
+        let (scales, scale2) = quantise(&(scales - &offset), &dynamic, GROUP);
+        Self { codes, scales, scale2, offset: offset.double_value(&[]) as f32, shape: w.size() }
+    }
+
+    fn dequantise(&self, kind: Kind) -> Tensor {
+        let n: i64 = self.shape.iter().product();
+        let device = self.codes.device();
+        // Two values at a time: one look-up per byte.
+        let pairs: Vec<f32> = (0..256).flat_map(|byte| [NF4[byte >> 4], NF4[byte & 15]]).collect();
+        let pairs = Tensor::from_slice(&pairs).view([256, 2]).to_device(device);
+        let values =
+            pairs.index_select(0, &self.codes.to_kind(Kind::Int)).view([-1]).narrow(0, 0, n);
+        let scales = self.scales();
+        let whole = n / BLOCK * BLOCK;
+        let scaled = match n - whole {
+            0 => values.view([-1, BLOCK]) * scales.unsqueeze(1),
+            rest => {
+                let full = values.narrow(0, 0, whole).view([-1, BLOCK])
+                    * scales.narrow(0, 0, whole / BLOCK).unsqueeze(1);
+                let tail = values.narrow(0, whole, rest) * scales.narrow(0, whole / BLOCK, 1);
+                Tensor::cat(&[full.view([-1]), tail], 0)
+            }
+        };
+        scaled.view(&self.shape[..]).to_kind(kind)
+    }
+
+    /// The blocks' scales, (B), fp32.
+    fn scales(&self) -> Tensor {
+        let dynamic = Tensor::from_slice(&dynamic()).to_device(self.scales.device());
+        let values = dynamic.index_select(0, &self.scales.to_kind(Kind::Int)); // (B)
+        let of_block = self.scale2.repeat_interleave_self_int(GROUP, 0, None::<i64>);
+        values * of_block.narrow(0, 0, self.scales.numel() as i64) + f64::from(self.offset)
+    }
+}
+
+impl Int8 {
+    fn new(w: &Tensor) -> Self {
+        let scales = w.abs().amax([1i64].as_slice(), false).to_kind(Kind::Float); // (O)
+        // A row of zeros would divide by zero; its codes are zeros whatever the scale.
+        let factor = scales.clamp_min(f64::from(f32::MIN_POSITIVE)).reciprocal() * 127.0;
+        let codes = (w.to_kind(Kind::Float) * factor.unsqueeze(1)).round().to_kind(Kind::Int8);
+        Self { codes, scales }
+    }
+
+    fn dequantise(&self, kind: Kind) -> Tensor {
+        let scales = self.scales.unsqueeze(1) * (1.0 / 127.0);
+        (self.codes.to_kind(Kind::Float) * scales).to_kind(kind)
+    }
+}
+
+/// Codes (E), u8, of the nearest values of a sorted `table` after scaling each block to [−1, 1], and the scales.
+fn quantise(x: &Tensor, table: &Tensor, block: i64) -> (Tensor, Tensor) {
+    let n = x.numel() as i64;
+    let n_blocks = (n + block - 1) / block;
+    let padded = x.constant_pad_nd([0, n_blocks * block - n]).view([n_blocks, block]);
+    let scales = padded.abs().amax([1i64].as_slice(), false); // (B)
+    let inverse = scales.clamp_min(1e-38).reciprocal();
+    let scaled = (padded * inverse.unsqueeze(1)).clamp(-1.0, 1.0);
+    let last = table.numel() as i64 - 1;
+    let middles = (table.narrow(0, 0, last) + table.narrow(0, 1, last)) / 2.0;
+    let codes = scaled.bucketize(&middles, true, false).to_kind(Kind::Uint8);
+    (codes.view([-1]).narrow(0, 0, n).contiguous(), scales)
+}
+
+/// The 256 values of the scales' code (Dettmers 2015, "8-bit approximations"; signed, 7 exponent bits): seven decades,
+/// the i-th with 2ⁱ values evenly between 0.1 and 1 times its power of ten, both signs, 0 and 1.
+fn dynamic() -> Vec<f32> {
+    let mut values = vec![0.0f32, 1.0];
+    for decade in 0..7 {
+        let n = 1usize << decade;
+        let step = (1.0f32 - 0.1) / n as f32;
+        // As torch.linspace: from the nearer end, and rounded once.
+        let at = |i: usize| match i < n.div_ceil(2) {
+            true => step.mul_add(i as f32, 0.1),
+            false => (-step).mul_add((n - i) as f32, 1.0),
+        };
+        let power = 10f64.powi(decade - 6) as f32;
+        for i in 0..n {
+            let middle = power * ((at(i) + at(i + 1)) / 2.0);
+            values.extend([middle, -middle]);
+        }
+    }
+    values.sort_by(f32::total_cmp);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::SafeTensors;
+    use tch::Device;
+
+    #[test]
+    fn an_odd_number_of_weights_in_a_last_short_block() {
+        let w = Tensor::randn([3, 43], (Kind::Float, Device::Cpu));
+        for storage in [Storage::Nf4, Storage::Int8] {
+            let back = Quantised::new(&w, storage).unwrap().dequantise(Kind::Float);
+            let error = ((&back - &w).abs().max() / w.abs().max()).double_value(&[]);
+            assert_eq!(back.size(), w.size());
+            assert!(error < 0.16, "{storage:?}: {error}");
+        }
+        assert!(Quantised::new(&w, Storage::Dense).is_none());
+    }
+
+    #[test]
+    fn what_is_in_the_table_comes_back_exactly() {
+        let w = Tensor::from_slice(&NF4).repeat([8]).view([2, 64]) * 0.5;
+        let back = Quantised::new(&w, Storage::Nf4).unwrap().dequantise(Kind::Float);
+        assert_eq!(back, w);
+    }
+
+    /// bitsandbytes' numbers; see `tests/golden/quantised.py`.
+    #[test]
+    fn codes_and_scales_are_those_of_bitsandbytes() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/quantised");
+        let read = |name: &str| std::fs::read(format!("{folder}/{name}.safetensors")).unwrap();
+        let tables = read("tables");
+        let tables = SafeTensors::deserialize(&tables).unwrap();
+        let bytes =
+            |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        assert_eq!(tables.tensor("nf4").unwrap().data(), bytes(&NF4));
+        assert_eq!(tables.tensor("scales").unwrap().data(), bytes(&dynamic()));
+
+        for shape in ["square", "wide", "tall", "many"] {
+            for (dtype, kind) in [("fp32", Kind::Float), ("bf16", Kind::BFloat16)] {
+                let name = format!("{shape}-{dtype}");
+                let file = read(&name);
+                let file = SafeTensors::deserialize(&file).unwrap();
+                let tensor = |key: &str, kind| {
+                    let view = file.tensor(key).unwrap();
+                    let size: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+                    Tensor::from_data_size(view.data(), &size, kind)
+                };
+                let w = tensor("weight", kind);
+                let Some(Quantised::Nf4(nf4)) = Quantised::new(&w, Storage::Nf4) else { panic!() };
+                assert_eq!(nf4.codes, tensor("nf4.codes", Kind::Uint8), "{name}: codes");
+                assert_eq!(nf4.scales, tensor("nf4.absmax", Kind::Uint8), "{name}: scales");
+                let scale2 = tensor("nf4.absmax2", Kind::Float);
+                let ulps = ((&nf4.scale2 - &scale2) / &scale2).abs().max().double_value(&[]);
+                assert!(ulps <= 2e-7, "{name}: {ulps}");
+                let offset = tensor("nf4.offset", Kind::Float).double_value(&[0]) as f32;
+                assert!((nf4.offset / offset - 1.0).abs() <= 2e-7, "{name}: offset");
+                // Half a unit in the last place of bf16 is 2⁻⁸ of a value at most.
+                let expected = tensor("nf4.dequant", kind).to_kind(Kind::Float);
+                let off = (nf4.dequantise(Kind::Float) - &expected).abs() - expected.abs() / 256.0;
+                assert!(off.max().double_value(&[]) <= 1e-12, "{name}: values");
+
+                let Some(Quantised::Int8(int8)) = Quantised::new(&w, Storage::Int8) else {
+                    panic!()
+                };
+                assert_eq!(int8.codes, tensor("int8.codes", Kind::Int8), "{name}: int8");
+                assert_eq!(int8.scales, tensor("int8.scales", Kind::Float), "{name}: int8 scales");
+            }
+        }
+    }
+}

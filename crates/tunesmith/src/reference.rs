@@ -1,0 +1,99 @@
+//! Reference log-probabilities on disk: computed once for a model and its data, read by every run of the two.
+
+use crate::prepare::Prepared;
+use anyhow::{Context, Result};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+use tch::Tensor;
+use tunesmith_data::{Stream, StreamKnobs};
+use tunesmith_model::{TensorFile, Transformer, base_hash, write_tensors};
+use tunesmith_tokens::BatchSource;
+use tunesmith_train::{DocKey, Reference};
+
+/// The table for the training rows and the held-out ones; `begin` makes the model as it is before step 0.
+pub(crate) fn table(
+    prepared: &Prepared,
+    begin: &dyn Fn() -> Result<Transformer>,
+) -> Result<HashMap<DocKey, f32>> {
+    let path = cache()?.join(format!("{}.safetensors", key(prepared)?));
+    if path.exists() {
+        tracing::info!("reference log-probabilities: {}", path.display());
+        return read(&path);
+    }
+    tracing::info!("reference log-probabilities: computing them once, for {}", path.display());
+    let model = begin()?;
+    let mut table = HashMap::new();
+    let knobs = &prepared.recipe.data;
+    let once = StreamKnobs {
+        shuffle: false,
+        epochs: Some(1),
+        packing: knobs.packing,
+        on_bad_row: knobs.on_bad_row,
+        ..StreamKnobs::new(knobs.seq_len, knobs.batch)
+    };
+    let mut stream = Stream::new(prepared.dataset.clone(), prepared.encoder.clone(), once)?;
+    while let Some(batch) = stream.next().map_err(|error| anyhow::anyhow!(error))? {
+        table.extend(Reference::tabulate(&model, &batch)?);
+    }
+    write(&path, &table)?;
+    Ok(table)
+}
+
+/// Everything that the numbers depend on.
+fn key(prepared: &Prepared) -> Result<String> {
+    let recipe = &prepared.recipe;
+    let data = &recipe.data;
+    let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+    let files = names.map(|name| prepared.model_dir.join(name)).into_iter();
+    let tokenizer: Vec<PathBuf> = files.filter(|path| path.exists()).collect();
+    let mut hasher = blake3::Hasher::new();
+    for part in [
+        base_hash(&prepared.model_dir)?,
+        prepared.dataset.fingerprint()?,
+        tunesmith_data::fingerprint(&tokenizer)?,
+        recipe.adapter.from.clone(),
+        format!("{:?} {} {:?} {}", recipe.model.dtype, data.seq_len, data.on_bad_row, data.clock),
+    ] {
+        hasher.update(part.as_bytes()).update(b"\n");
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// `tunesmith/reference` in the user's cache folder.
+fn cache() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = base
+        .filter(|dir| dir.is_absolute())
+        .or_else(home)
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    let dir = base.join("tunesmith/reference");
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    Ok(dir)
+}
+
+fn read(path: &Path) -> Result<HashMap<DocKey, f32>> {
+    let file = TensorFile::open(path)?;
+    let rows = Vec::<i64>::try_from(file.tensor("row")?)?;
+    let places = Vec::<i64>::try_from(file.tensor("place")?)?;
+    let logps = Vec::<f32>::try_from(file.tensor("logp")?)?;
+    let keys = rows.into_iter().zip(places).map(|(row, place)| (row as u64, place as u32));
+    Ok(keys.zip(logps).collect())
+}
+
+/// Whole or not at all: another run may read it at the same time.
+fn write(path: &Path, table: &HashMap<DocKey, f32>) -> Result<()> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| **key);
+    let rows: Vec<i64> = entries.iter().map(|((row, _), _)| *row as i64).collect();
+    let places: Vec<i64> = entries.iter().map(|((_, place), _)| i64::from(*place)).collect();
+    let logps: Vec<f32> = entries.iter().map(|(_, logp)| **logp).collect();
+    let [rows, places] = [rows, places].map(|list| Tensor::from_slice(&list));
+    let logps = Tensor::from_slice(&logps);
+    let staging = path.with_extension(format!("tmp-{}", std::process::id()));
+    let tensors = [("row", &rows), ("place", &places), ("logp", &logps)];
+    write_tensors(&staging, tensors.map(|(name, tensor)| (name.to_owned(), tensor)))?;
+    std::fs::rename(&staging, path).with_context(|| path.display().to_string())
+}
