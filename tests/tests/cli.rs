@@ -174,8 +174,12 @@ fn help_of_data() {
         Usage: tunesmith data [OPTIONS] <COMMAND>
 
         Commands:
-          show  Rows as text and as tokens, with the trained ones marked
-          help  Print this message or the help of the given subcommand(s)
+          show     Rows as text and as tokens, with the trained ones marked
+          check    Read and encode all rows: what is malformed, what is odd, and how often
+          stats    Lengths, trained tokens, turns, duplicates, labels
+          clean    What cleaning would leave out: repetitions, evaluation rows, noise, secrets
+          prepare  Write the tokens of all rows into one file, which finetune maps into memory
+          help     Print this message or the help of the given subcommand(s)
 
         Options:
           -v, --verbose...  More on stderr: -v for debug, -vv for everything

@@ -56,7 +56,7 @@ const TASKS: [(&str, &str); 8] = [
 const FORWARDED: [(&str, &str); 8] = [
     ("finetune", "train a model on a data set"),
     ("check", "everything up to the first batch, before any weight is touched"),
-    ("data", "rows as text and as tokens, with the trained ones marked"),
+    ("data", "rows as text and tokens, checks, statistics, prepared tokens"),
     ("score", "log-probabilities and perplexity of a text"),
     ("generate", "text from a prompt"),
     ("chat", "talk to a model"),
@@ -200,7 +200,7 @@ mod tests {
             commands of tunesmith (set up and built if needed, then run with the same arguments):
               finetune                       train a model on a data set
               check                          everything up to the first batch, before any weight is touched
-              data                           rows as text and as tokens, with the trained ones marked
+              data                           rows as text and tokens, checks, statistics, prepared tokens
               score                          log-probabilities and perplexity of a text
               generate                       text from a prompt
               chat                           talk to a model

@@ -33,6 +33,13 @@
 //! role = "speaker"
 //! content = "utterance"
 //!
+//! [clean]                     # what is left out before training; nothing unless it is said here
+//! duplicates = true           # rows that repeat an earlier one word for word
+//! near_duplicates = 0.8       # or share so much of their five-word runs with it
+//! min_chars = 20              # max_chars, min_letters (0.5), max_repetition (0.3)
+//! drop_secrets = true         # rows with keys, cards, addresses; else they are counted only
+//! against = ["test.jsonl"]    # rows that hold a text of these, beside the evaluation split
+//!
 //! [[mix]]                     # instead of [hub] and [splits]: several data sets in one
 //! dataset = "ultrachat"       # another TOML beside this one, or a data file, folder or pattern
 //! split = "train_sft"         # else the data set's own choice
@@ -42,7 +49,7 @@
 //! Paths on this disk are relative to the TOML file. A data set of the Hub without `[splits]` is taken to lie as the
 //! Hub lays them out: `data/<split>-*` or `<subset>/<split>-*`, in parquet.
 
-use crate::{DataError, FileKnobs, Format, Shape, TextRows, suggest};
+use crate::{CleanKnobs, DataError, FileKnobs, Format, Shape, TextRows, suggest};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -102,6 +109,9 @@ pub struct DatasetConfig {
     /// The names of the classes, in the order of their indices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// What is left out before training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<CleanKnobs>,
 }
 
 /// A data set repository on the Hugging Face Hub.
@@ -178,8 +188,19 @@ const KEYS: &[&str] = &[
     "mix",
     "keys",
     "labels",
+    "clean",
 ];
 const HUB_KEYS: &[&str] = &["repo", "revision", "subset"];
+const CLEAN_KEYS: &[&str] = &[
+    "duplicates",
+    "near_duplicates",
+    "min_chars",
+    "max_chars",
+    "min_letters",
+    "max_repetition",
+    "drop_secrets",
+    "against",
+];
 const MIX_KEYS: &[&str] = &["dataset", "split", "weight"];
 /// The templates that tunesmith brings itself.
 const TEMPLATES: &[&str] = &["chat", "alpaca"];
@@ -199,10 +220,19 @@ impl DatasetConfig {
         {
             *path = folder.join(&*path);
         }
+        for path in config.clean.iter_mut().flat_map(|clean| &mut clean.against) {
+            *path = folder.join(&*path);
+        }
         for entry in &mut config.mix {
             let beside = folder.join(format!("{}.toml", entry.dataset));
-            let path = if beside.is_file() { beside } else { folder.join(&entry.dataset) };
-            entry.dataset = path.to_string_lossy().into_owned();
+            // a bare name that stands for no file here may be that of a data set elsewhere
+            let is_path =
+                folder.join(&entry.dataset).exists() || entry.dataset.contains(['/', '*', '.']);
+            if beside.is_file() {
+                entry.dataset = beside.to_string_lossy().into_owned();
+            } else if is_path {
+                entry.dataset = folder.join(&entry.dataset).to_string_lossy().into_owned();
+            }
         }
         if config.hub.is_none() {
             for patterns in config.splits.values_mut() {
@@ -268,6 +298,9 @@ impl DatasetConfig {
         check_keys(&table, KEYS, place, "")?;
         if let Some(hub) = table.get("hub").and_then(toml::Value::as_table) {
             check_keys(hub, HUB_KEYS, place, "hub.")?;
+        }
+        if let Some(clean) = table.get("clean").and_then(toml::Value::as_table) {
+            check_keys(clean, CLEAN_KEYS, place, "clean.")?;
         }
         let mix = table.get("mix").and_then(toml::Value::as_array).into_iter().flatten();
         for entry in mix.filter_map(toml::Value::as_table) {

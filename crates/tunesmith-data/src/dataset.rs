@@ -63,6 +63,8 @@ pub struct Dataset {
     mix: Option<Mix>,
     /// Where the rows are tokens already.
     pub(crate) prepared: Option<Prepared>,
+    /// Rows that are left out, in their order, and why.
+    pub(crate) dropped: Vec<(u64, &'static str)>,
     n_rows: u64,
 }
 
@@ -128,7 +130,7 @@ impl Dataset {
         }
         let n_rows = source.len();
         tracing::debug!(rows = n_rows, files = files.len(), "opened a data set");
-        Ok(Self { files, source, adapters, mix, prepared: None, n_rows })
+        Ok(Self { files, source, adapters, mix, prepared: None, dropped: Vec::new(), n_rows })
     }
 
     /// The same data set without what follows its first `rows` rows (at least one); sources are no longer mixed.
@@ -214,6 +216,12 @@ impl Dataset {
     /// A file that cannot be read any more.
     pub fn fingerprint(&self) -> Result<String, DataError> {
         fingerprint::fingerprint(&self.files)
+    }
+
+    /// Why a row is left out, if it is.
+    pub(crate) fn left_out(&self, row: u64) -> Option<&'static str> {
+        let place = self.dropped.binary_search_by_key(&row, |(row, _)| *row).ok()?;
+        Some(self.dropped[place].1)
     }
 
     /// Whether its files are still those that were opened.

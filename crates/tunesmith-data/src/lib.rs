@@ -10,6 +10,7 @@ mod source;
 mod suggest;
 
 mod check;
+mod clean;
 mod dataset;
 mod diagnostic;
 mod examples;
@@ -28,6 +29,7 @@ mod window;
 
 pub use cache_dir::cache_dir;
 pub use check::{Alike, CheckReport};
+pub use clean::{CleanKnobs, Cleaning, Pair};
 pub use config::{DatasetConfig, HubRepo, Patterns};
 pub use dataset::{Dataset, Part, RowKnobs};
 pub use diagnostic::{Diagnostic, Level};

@@ -89,6 +89,9 @@ impl Windows {
     }
 
     fn encode_row(&self, row: u64) -> Result<Encoded, DataError> {
+        if let Some(step) = self.dataset.left_out(row) {
+            return Ok(Err(step));
+        }
         let examples = match self.dataset.row_examples(row, &self.encoder) {
             Ok(examples) => examples,
             Err(DataError::Row(error)) if self.knobs.on_bad_row == OnBadRow::Skip => {

@@ -10,6 +10,7 @@
 //! so that they need no script to be seen; the small script only adds tooltips and copy buttons.
 
 pub mod answers;
+pub mod bars;
 pub mod batch;
 pub mod curves;
 mod markup;
@@ -22,6 +23,7 @@ use std::io;
 use std::path::Path;
 
 pub use answers::{Answer, Exchange, Turn, answers};
+pub use bars::Bars;
 pub use batch::{Document, Piece, first_batch};
 pub use curves::curves;
 pub use markup::{Html, esc};

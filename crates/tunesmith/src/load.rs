@@ -57,6 +57,29 @@ pub(crate) fn encoder(
     })
 }
 
+/// What decides how an [`encoder`] of these arguments makes tokens, as a short name: the files it reads, the built-in
+/// template, and the clock where a template tells the date.
+pub(crate) fn encoder_name(
+    dir: &Path,
+    fallback: Option<&str>,
+    clock: Option<i64>,
+) -> Result<String> {
+    const FILES: [&str; 7] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "generation_config.json",
+    ];
+    let mut files: Vec<_> = FILES.iter().map(|name| dir.join(name)).collect();
+    files.retain(|file| file.is_file());
+    let tells_date = Template::from_dir(dir)?.is_some_and(|template| template.tells_date());
+    let clock = clock.filter(|_| tells_date);
+    Ok(format!("{} {} {clock:?}", tunesmith_data::fingerprint(&files)?, fallback.unwrap_or("chat")))
+}
+
 /// The knobs of a command that has no recipe.
 pub(crate) fn up_to(max_len: Option<usize>) -> EncodeKnobs {
     EncodeKnobs { max_len, ..EncodeKnobs::default() }

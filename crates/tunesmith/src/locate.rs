@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use tunesmith_data::DatasetConfig;
+use tunesmith_data::{CleanKnobs, Cleaning, Dataset, DatasetConfig, Part, RowKnobs};
 use tunesmith_hub::{Hub, HubError};
 
 /// The model that ships in `data/`, relative to [`home`].
@@ -98,13 +98,30 @@ pub(crate) struct LocatedData {
     /// What the run is called after it.
     pub(crate) name: String,
     pub(crate) config: DatasetConfig,
-    pub(crate) train: Vec<PathBuf>,
-    pub(crate) eval: Vec<PathBuf>,
+    /// One part, or several that are mixed.
+    pub(crate) train: Vec<Part>,
+    /// Nothing, or one part.
+    pub(crate) eval: Vec<Part>,
     /// Set where the sample stands in for the real rows.
     pub(crate) fallback: Option<String>,
 }
 
 impl LocatedData {
+    /// The rows to train on, without those that the data set's `[clean]` leaves out.
+    pub(crate) fn open(&self) -> Result<Dataset> {
+        let dataset = Dataset::mix(&self.train)?;
+        let Some(knobs) = &self.config.clean else { return Ok(dataset) };
+        let cleaning = self.clean(&dataset, knobs)?;
+        tracing::info!("cleaning: {cleaning}");
+        Ok(dataset.without(&cleaning))
+    }
+
+    /// What cleaning finds, the evaluation split held against the rows where it is at hand.
+    pub(crate) fn clean(&self, dataset: &Dataset, knobs: &CleanKnobs) -> Result<Cleaning> {
+        let eval = (!self.eval.is_empty()).then(|| Dataset::mix(&self.eval)).transpose()?;
+        Ok(dataset.clean(knobs, &eval.iter().collect::<Vec<_>>())?)
+    }
+
     /// Tells on stderr that the sample stands in, where it does.
     pub(crate) fn say_fallback(&self) {
         if let Some(why) = &self.fallback {
@@ -116,38 +133,71 @@ impl LocatedData {
     }
 }
 
-/// Finds a data set; its evaluation split is fetched only if it is wanted: a name in `configs/datasets`, a TOML file, or a data file, folder or pattern.
+/// Finds a data set; its evaluation split is fetched only if it is wanted: a name in `configs/datasets`, a TOML file, an
+/// entry of a `dataset_info.json` (its path, a colon, the entry's name), or a data file, folder or pattern.
 pub(crate) fn dataset(text: &str, source: SourceChoice, with_eval: bool) -> Result<LocatedData> {
+    let (name, config) = named(text)?;
+    if config.mix.is_empty() {
+        return files(name, config, None, source, with_eval);
+    }
+    let (mut train, mut fallback) = (Vec::new(), None);
+    for entry in &config.mix {
+        let (name, of_entry) = named(&entry.dataset)?;
+        let found = files(name, of_entry, entry.split.as_deref(), source, false)?;
+        train.extend(found.train.into_iter().map(|part| Part { weight: entry.weight, ..part }));
+        fallback = fallback.or(found.fallback);
+    }
+    Ok(LocatedData { name, config, train, eval: Vec::new(), fallback })
+}
+
+/// The configuration that a text names, and a short name for it.
+fn named(text: &str) -> Result<(String, DatasetConfig)> {
     let path = Path::new(text);
     let stem = || path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    if let Some((info, entry)) = text.rsplit_once(':')
+        && info.ends_with("dataset_info.json")
+    {
+        return Ok((entry.to_owned(), DatasetConfig::from_dataset_info(Path::new(info), entry)?));
+    }
     let looks_like_path = path.exists() || text.contains(['/', '*', '.']);
-    let (name, config) = match looks_like_path {
+    Ok(match looks_like_path {
         true if path.extension().is_some_and(|e| e == "toml") => {
             (stem(), DatasetConfig::load(path)?)
         }
         true => (stem(), DatasetConfig::of_path(text)),
         false => (text.to_owned(), named_dataset(text)?),
-    };
-    let (_, patterns) = config.split(None)?;
+    })
+}
+
+/// The files of one data set.
+fn files(
+    name: String,
+    config: DatasetConfig,
+    split: Option<&str>,
+    source: SourceChoice,
+    with_eval: bool,
+) -> Result<LocatedData> {
+    let (_, patterns) = config.split(split)?;
     let eval_patterns = match config.eval_split.as_deref() {
         // Files on this disk cost nothing to name; those of the Hub would have to be fetched.
         Some(split) if with_eval || config.hub.is_none() => config.split(Some(split))?.1,
         _ => &[],
     };
+    let part = |paths: Vec<PathBuf>, config: &DatasetConfig| -> Vec<Part> {
+        let knobs = RowKnobs::from(config);
+        let part = (!paths.is_empty()).then_some(Part { paths, knobs, weight: 1.0 });
+        part.into_iter().collect()
+    };
     let Some(hub) = &config.hub else {
         let paths = |patterns: &[String]| patterns.iter().map(PathBuf::from).collect();
-        return Ok(LocatedData {
-            name,
-            train: paths(patterns),
-            eval: paths(eval_patterns),
-            config,
-            fallback: None,
-        });
+        let (train, eval) = (part(paths(patterns), &config), part(paths(eval_patterns), &config));
+        return Ok(LocatedData { name, train, eval, config, fallback: None });
     };
     let sample = |why: String| -> Result<LocatedData> {
         let sample = |path: &Option<PathBuf>| path.iter().cloned().collect::<Vec<_>>();
         let (train, eval) = (sample(&config.sample), sample(&config.eval_sample));
         let config = DatasetConfig { shape: None, columns: Default::default(), ..config.clone() };
+        let (train, eval) = (part(train, &config), part(eval, &config));
         Ok(LocatedData { name: name.clone(), train, eval, config, fallback: Some(why) })
     };
     if source == SourceChoice::Sample && config.sample.is_some() {
@@ -159,7 +209,10 @@ pub(crate) fn dataset(text: &str, source: SourceChoice, with_eval: bool) -> Resu
             .and_then(|hub_client| hub_client.dataset(&hub.repo, Some(&hub.revision), patterns)),
     };
     match fetch(patterns).and_then(|train| Ok((train, fetch(eval_patterns)?))) {
-        Ok((train, eval)) => Ok(LocatedData { name, train, eval, config, fallback: None }),
+        Ok((train, eval)) => {
+            let (train, eval) = (part(train, &config), part(eval, &config));
+            Ok(LocatedData { name, train, eval, config, fallback: None })
+        }
         Err(error)
             if source == SourceChoice::Auto
                 && error.is_unreachable()

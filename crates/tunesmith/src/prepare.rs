@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tunesmith_data::{Dataset, RowKnobs, Stream, StreamKnobs};
+use tunesmith_data::{Dataset, Prepared as PreparedTokens, Stream, StreamKnobs};
 use tunesmith_model::Config;
 use tunesmith_tokens::{Batch, EncodeError, EncodeKnobs, Encoder, Sample, Template};
 
@@ -127,8 +127,16 @@ impl Plan {
             recipe.data.clock = clock;
         }
         let knobs = &recipe.data;
-        let rows = RowKnobs::from(&data.config);
-        let dataset = Arc::new(Dataset::open(&data.train, &rows)?);
+        let mut dataset = data.open()?;
+        let clock = (recipe.data.clock != 0).then_some(recipe.data.clock);
+        let tokens = load::encoder_name(&model_dir, fallback, clock)?;
+        let tokens = dataset.prepared_name(&tokens, encode_knobs)?;
+        let tokens = tunesmith_data::cache_dir().join("prepared").join(tokens);
+        if tokens.is_file() {
+            tracing::info!("tokens are taken from {}", tokens.display());
+            dataset = dataset.with_prepared(PreparedTokens::open(&tokens, encode_knobs)?)?;
+        }
+        let dataset = Arc::new(dataset);
         let stream_knobs = StreamKnobs {
             seed: recipe.seed,
             shuffle: knobs.shuffle,
@@ -140,7 +148,7 @@ impl Plan {
         let stream = Stream::new(dataset.clone(), encoder.clone(), stream_knobs.clone())?;
         let held_out_rows = match data.eval.is_empty() {
             true => None,
-            false => Some(Arc::new(Dataset::open(&data.eval, &rows)?.first(knobs.eval_rows))),
+            false => Some(Arc::new(Dataset::mix(&data.eval)?.first(knobs.eval_rows))),
         };
         let held_out = match &held_out_rows {
             Some(rows) if recipe.train.eval_every > 0 => {

@@ -1,7 +1,11 @@
-//! `tunesmith data show`: rows as text and as tokens, with the trained ones marked.
+//! `tunesmith data`: rows as text and as tokens, with the trained ones marked; checks, statistics and prepared tokens.
+
+mod survey;
+
+pub(crate) use survey::{check, clean, prepare, stats};
 
 use crate::{
-    cli::ShowArgs,
+    cli::{InputArgs, ShowArgs},
     load::{self, Encoding},
     locate,
     recipe::Recipe,
@@ -14,12 +18,12 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use tunesmith_data::{Dataset, RowKnobs};
+use tunesmith_data::Dataset;
 use tunesmith_report::html::Document;
 use tunesmith_tokens::{Batch, Encoder, Example};
 
 pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode> {
-    let (dataset, encoder) = open(args)?;
+    let Opened { dataset, encoder, .. } = Opened::new(&args.input, args.seq_len)?;
     for examples in dataset.examples(&encoder, 0..args.rows) {
         let examples = examples?;
         if !args.json {
@@ -41,24 +45,40 @@ pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(args: &ShowArgs) -> Result<(Dataset, Arc<Encoder>)> {
-    let source = args.input.source.unwrap_or_default();
-    let data = locate::dataset(&args.input.dataset, source, false)?;
-    data.say_fallback();
-    let name = args.input.model.clone().unwrap_or_else(|| Recipe::default().model.name);
-    let model = locate::model(&name, None, source, args.input.model.is_some())?;
-    if let Some(why) = &model.fallback {
-        tracing::warn!("{why}: the model that ships with tunesmith stands in");
+/// A data set with the tokens of a model.
+struct Opened {
+    dataset: Dataset,
+    /// The evaluation split, where its files are at hand.
+    eval: Option<Dataset>,
+    encoder: Arc<Encoder>,
+    name: String,
+    model_name: String,
+    /// A name for the model's tokenizer and template.
+    model: String,
+}
+
+impl Opened {
+    fn new(input: &InputArgs, seq_len: Option<usize>) -> Result<Self> {
+        let source = input.source.unwrap_or_default();
+        let data = locate::dataset(&input.dataset, source, false)?;
+        data.say_fallback();
+        let name = input.model.clone().unwrap_or_else(|| Recipe::default().model.name);
+        let model = locate::model(&name, None, source, input.model.is_some())?;
+        if let Some(why) = &model.fallback {
+            tracing::warn!("{why}: the model that ships with tunesmith stands in");
+        }
+        let fallback = data.config.template.as_deref();
+        let Encoding { encoder, note } =
+            load::encoder(&model.dir, fallback, load::up_to(seq_len), None)?;
+        note.iter().for_each(|note| tracing::info!("{note}"));
+        let dataset = data.open()?;
+        let eval = match data.eval.is_empty() {
+            true => None,
+            false => Some(Dataset::mix(&data.eval)?),
+        };
+        let model_hash = load::encoder_name(&model.dir, fallback, None)?;
+        Ok(Self { dataset, eval, encoder, name: data.name, model_name: name, model: model_hash })
     }
-    let Encoding { encoder, note } = load::encoder(
-        &model.dir,
-        data.config.template.as_deref(),
-        load::up_to(args.seq_len),
-        None,
-    )?;
-    note.iter().for_each(|note| tracing::info!("{note}"));
-    let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
-    Ok((dataset, encoder))
 }
 
 /// Documents on stdout: trained tokens green on a terminal, in ⟦…⟧ elsewhere.

@@ -5,14 +5,14 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use std::{io::Write, process::ExitCode};
 use tch::Tensor;
-use tunesmith_data::{Dataset, Examples, RowKnobs};
+use tunesmith_data::{Dataset, Examples};
 use tunesmith_model::{Pass, Ragged, Transformer};
 
 pub(crate) fn run(args: &ScoreArgs) -> Result<ExitCode> {
     let data = locate::dataset(&args.data, args.model.source.unwrap_or_default(), false)?;
     data.say_fallback();
     let (model, encoder) = load::model(&args.model, data.config.template.as_deref(), args.seq_len)?;
-    let dataset = Dataset::open(&data.train, &RowKnobs::from(&data.config))?;
+    let dataset = Dataset::mix(&data.train)?;
     if model.config.n_labels.is_some() {
         let rows = dataset.examples(&encoder, 0..args.rows.unwrap_or(u64::MAX));
         return by_label(&model, rows, args.json);
