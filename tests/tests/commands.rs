@@ -174,6 +174,55 @@ fn data_show_reads_conversations_through_template_and_tokenizer() {
 }
 
 #[test]
+fn data_is_checked_counted_cleaned_and_prepared() {
+    let place = Place::new();
+    let row = |asked: &str, answered: &str| json!({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]});
+    let good = [
+        row("What is tin?", "A metal."),
+        row("And gold?", "Another."),
+        row("What is tin?", "A metal."),
+    ];
+    let lines = |rows: &[Value]| rows.iter().map(|row| format!("{row}\n")).collect::<String>();
+    place.write("chats.jsonl", lines(&good));
+    let bad = json!({"messages": [{"role": "user", "content": null}]});
+    place.write("bad.jsonl", lines(&[good[0].clone(), bad.clone(), bad]));
+
+    let ran = place.ok("data check --model tiny --dataset chats.jsonl");
+    assert_eq!(ran.stdout, "0 of 3 rows are malformed\n");
+    let ran = place.fails(65, "data check --model tiny --dataset bad.jsonl --message-format json");
+    let [error] = &ran.json_lines()[..] else { panic!("{}", ran.stdout) };
+    for (key, value) in [
+        ("level", json!("error")),
+        ("code", json!("null-content")),
+        ("row", json!(1)),
+        ("line", json!(2)),
+        ("pointer", json!("/messages/0/content")),
+        ("alike", json!(2)),
+    ] {
+        assert_eq!(error[key], value, "{key}");
+    }
+
+    let [stats] = &place
+        .ok("data stats --model tiny --dataset chats.jsonl --json --html stats.html")
+        .json_lines()[..]
+    else {
+        panic!("one object")
+    };
+    assert_eq!((&stats["rows"], &stats["duplicates"]), (&json!(3), &json!(1)));
+    let page = place.text("stats.html");
+    assert!(page.contains("tokens of a row") && page.contains("<rect"), "{page}");
+    let table = place.ok("data stats --model tiny --dataset chats.jsonl").stdout;
+    assert!(table.starts_with("rows        3 (0 malformed)"), "{table}");
+
+    let cleaned = place.ok("data clean --dataset chats.jsonl").stdout;
+    assert!(cleaned.ends_with("1 of 3 rows are left out\n"), "{cleaned}");
+    let line = "data prepare --model tiny --dataset chats.jsonl --out tokens";
+    let path = place.ok(line).stdout;
+    assert!(std::path::Path::new(path.trim_end()).extension().is_some_and(|e| e == "tokens"));
+    assert_eq!(place.ok(line).stdout, path, "written once");
+}
+
+#[test]
 fn check_shows_the_first_batch_and_touches_no_weight() {
     let place = Place::new();
     place.write_rows("rows.jsonl", 5);

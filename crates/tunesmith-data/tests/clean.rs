@@ -1,5 +1,9 @@
 //! Cleaning: repetitions, evaluation rows, secrets, and what becomes of them in the ledger.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests panic as tests do; recall is printed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests panic as tests do; recall is printed"
+)]
 
 mod common;
 

@@ -128,13 +128,16 @@ impl Plan {
         }
         let knobs = &recipe.data;
         let mut dataset = data.open()?;
-        let clock = (recipe.data.clock != 0).then_some(recipe.data.clock);
-        let tokens = load::encoder_name(&model_dir, fallback, clock)?;
-        let tokens = dataset.prepared_name(&tokens, encode_knobs)?;
-        let tokens = tunesmith_data::cache_dir().join("prepared").join(tokens);
-        if tokens.is_file() {
-            tracing::info!("tokens are taken from {}", tokens.display());
-            dataset = dataset.with_prepared(PreparedTokens::open(&tokens, encode_knobs)?)?;
+        // names what the data are, which costs a reading of them: only where something may be found
+        let folder = tunesmith_data::cache_dir().join("prepared");
+        if folder.is_dir() {
+            let clock = (recipe.data.clock != 0).then_some(recipe.data.clock);
+            let model = load::encoder_name(&model_dir, fallback, clock)?;
+            let tokens = folder.join(dataset.prepared_name(&model, encode_knobs)?);
+            if tokens.is_file() {
+                tracing::info!("tokens are taken from {}", tokens.display());
+                dataset = dataset.with_prepared(PreparedTokens::open(&tokens, encode_knobs)?)?;
+            }
         }
         let dataset = Arc::new(dataset);
         let stream_knobs = StreamKnobs {
