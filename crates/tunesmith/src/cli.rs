@@ -258,7 +258,7 @@ pub(crate) enum DataCommand {
     /// Rows as text and as tokens, with the trained ones marked
     Show(ShowArgs),
     /// Read and encode all rows: what is malformed, what is odd, and how often
-    Check(CheckArgs),
+    Check(DataCheckArgs),
     /// Lengths, trained tokens, turns, duplicates, labels
     Stats(StatsArgs),
     /// What cleaning would leave out: repetitions, evaluation rows, noise, secrets
@@ -280,7 +280,7 @@ pub(crate) struct CleanArgs {
 
 /// What `data check` takes.
 #[derive(Debug, Args)]
-pub(crate) struct CheckArgs {
+pub(crate) struct DataCheckArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
     /// Tokens of a row at most; longer ones are cut

@@ -2,7 +2,7 @@
 
 use super::Opened;
 use crate::{
-    cli::{CheckArgs, CleanArgs, MessageFormat, PrepareArgs, StatsArgs},
+    cli::{CleanArgs, DataCheckArgs, MessageFormat, PrepareArgs, StatsArgs},
     exit::Exit,
     locate,
 };
@@ -20,7 +20,7 @@ const SHOWN_ERRORS: usize = 20;
 /// Bars of a histogram.
 const BARS: u32 = 40;
 
-pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
+pub(crate) fn check(args: &DataCheckArgs) -> Result<ExitCode> {
     let opened = Opened::new(&args.input, Some(args.seq_len))?;
     let report = opened.dataset.check(SHOWN_ERRORS, Some(&opened.encoder));
     let mut out = std::io::stdout().lock();
