@@ -25,7 +25,7 @@ pub use context::use_fast_fp32_matmul;
 pub use cross_entropy::{LabelScores, label_scores, label_scores_backward_};
 pub use element::{attends, supports};
 pub use error::KernelError;
-pub use matvec::{matvec, prefers_matvec};
+pub use matvec::{matvec, matvec_all, prefers_matvec};
 pub use node::attach_node;
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::rotate_;

@@ -29,20 +29,41 @@ pub fn prefers_matvec(x: &Tensor, weight: &Tensor) -> bool {
 
 /// `x` (.., I) · `weight` (O, I)ᵀ + `bias` (O) → (.., O).
 pub fn matvec(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-    let ((m, n_in), n_out) = (rows(x), weight.size()[0] as usize);
-    let mut size = x.size();
-    if let Some(last) = size.last_mut() {
-        *last = n_out as i64;
-    }
-    let y = Tensor::empty(size, (x.kind(), Device::Cpu));
+    let [y] = matvec_all(x, [(weight, bias)]);
+    y
+}
+
+/// [`matvec`] with several layers (weight and bias) of one input, in one go over the threads: of the processor time of
+/// decoding 29 % was waiting at the end of products.
+pub fn matvec_all<const L: usize>(
+    x: &Tensor,
+    layers: [(&Tensor, Option<&Tensor>); L],
+) -> [Tensor; L] {
+    let (m, n_in) = rows(x);
     let x32 = x.to_kind(Kind::Float).contiguous();
     let x32 = Shared(memory::<f32>(&x32));
-    by_kind!(weight.kind(), E => {
-        let w = Shared(memory::<E>(weight));
-        let bias = bias.map(|bias| Shared(memory::<E>(bias)));
-        let y = Shared(memory::<E>(&y));
-        for_each(n_out.div_ceil(OUTPUTS), |task| {
-            let outputs = task * OUTPUTS..((task + 1) * OUTPUTS).min(n_out);
+    let ys = layers.map(|(weight, _)| {
+        let mut size = x.size();
+        if let Some(last) = size.last_mut() {
+            *last = weight.size()[0];
+        }
+        Tensor::empty(size, (x.kind(), Device::Cpu))
+    });
+    by_kind!(x.kind(), E => {
+        let mut tasks = Vec::new();
+        for ((weight, bias), y) in layers.iter().zip(&ys) {
+            let n_out = weight.size()[0] as usize;
+            let layer = Layer {
+                w: Shared(memory::<E>(weight)),
+                bias: bias.map(|bias| Shared(memory::<E>(bias))),
+                y: Shared(memory::<E>(y)),
+                n_out,
+            };
+            tasks.extend((0..n_out).step_by(OUTPUTS).map(|start| (layer, start)));
+        }
+        for_each(tasks.len(), |task| {
+            let (Layer { w, bias, y, n_out }, start) = tasks[task];
+            let outputs = start..(start + OUTPUTS).min(n_out);
             // SAFETY: rows of W and columns of y that belong to one task.
             unsafe {
                 simd::run(Product {
@@ -52,7 +73,15 @@ pub fn matvec(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
             }
         });
     });
-    y
+    ys
+}
+
+#[derive(Clone, Copy)]
+struct Layer<E> {
+    w: Shared<E>,
+    bias: Option<Shared<E>>,
+    y: Shared<E>,
+    n_out: usize,
 }
 
 struct Product<E> {
@@ -147,6 +176,10 @@ mod tests {
                 assert_close("with a bias", &matvec(&x, &w, Some(&bias)), &expected);
                 let expected = x.linear(&w, None::<&Tensor>);
                 assert_close("without", &matvec(&x, &w, None), &expected);
+                let [first, second] =
+                    matvec_all(&x, [(&w.narrow(0, 0, 3), None), (&w, Some(&bias))]);
+                assert_eq!(first, matvec(&x, &w.narrow(0, 0, 3), None));
+                assert_eq!(second, matvec(&x, &w, Some(&bias)));
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 use std::rc::Rc;
 use tch::{Kind, Tensor};
-use tunesmith_kernels::{matvec, prefers_matvec};
+use tunesmith_kernels::{matvec, matvec_all, prefers_matvec};
 
 /// A projection, stored `[O, I]`, or `[I, O]` where the checkpoint has it so (GPT-2's Conv1D).
 #[derive(Debug)]
@@ -265,6 +265,23 @@ impl LinearOp {
                 (y, Saved { lora: Some(saved) })
             }
         }
+    }
+
+    /// Several layers of one input; a few rows pass all of them at once.
+    pub(crate) fn forward_all<const L: usize>(
+        layers: [&Self; L],
+        x: &Tensor,
+    ) -> [(Tensor, Saved); L] {
+        let _no_grad = tch::no_grad_guard();
+        let few = |op: &&Self| op.lora.is_none() && prefers_matvec(x, &op.matrix());
+        if !layers.iter().all(few) {
+            return layers.map(|op| op.forward(x));
+        }
+        let matrices = layers.map(Self::matrix);
+        let with_bias = std::array::from_fn(|i| {
+            (&matrices[i], layers[i].bias.as_ref().map(|bias| &bias.tensor))
+        });
+        matvec_all(x, with_bias).map(|y| (y, Saved::default()))
     }
 
     /// Adds this layer's parts of the gradient to its parameters'; returns dx (N, I) if it is wanted.

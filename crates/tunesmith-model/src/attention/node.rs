@@ -115,8 +115,9 @@ impl Half {
     /// q (N, H, D), k and v (N, K, D), normalised and rotated.
     fn project(&self, normed: &Tensor) -> Projected {
         let mut saved_qkv = [(); 3].map(|()| Saved::default());
-        let mut qkv = [0, 1, 2].map(|i| {
-            let (y, saved) = self.qkv[i].forward(normed);
+        let mut heads = 0..;
+        let mut qkv = LinearOp::forward_all(self.qkv.each_ref(), normed).map(|(y, saved)| {
+            let i = heads.next().unwrap_or_default();
             saved_qkv[i] = saved;
             y.view([-1, self.heads[i], self.head_dim]) // (N, heads, D)
         });

@@ -63,8 +63,8 @@ impl Half {
 
     fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
         let (normed, rstd) = self.norm.forward(x);
-        let (gate, saved_gate) = self.gate.forward(&normed); // (N, I)
-        let (up, saved_up) = self.up.forward(&normed);
+        let [(gate, saved_gate), (up, saved_up)] =
+            LinearOp::forward_all([&self.gate, &self.up], &normed); // (N, I)
         drop(normed);
         let (mut y, saved_down) = self.down.forward(&kernels::swiglu(&gate, &up));
         y += x;
