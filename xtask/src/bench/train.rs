@@ -24,9 +24,12 @@ const STEPS: usize = 4;
 
 /// Short spins, for both sides: on a machine that does anything else, long ones cost either side a factor.
 pub(super) const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "1000");
-/// What the binary sets for itself beside: memory that stays, in huge pages.
-const MALLOC: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:\
-                      glibc.malloc.trim_threshold=8589934592";
+/// What the binary sets for itself beside: memory that stays.
+const MALLOC: &str =
+    "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592";
+/// And what a knowing user of the peer sets: huge pages, too.
+const TUNED: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:\
+                     glibc.malloc.trim_threshold=8589934592";
 
 /// Name, our dtype, the peer's dtype, and how the peer is tuned.
 const SETTINGS: [[&str; 4]; 4] = [
@@ -79,7 +82,7 @@ fn compare(options: &Options, chosen: &[&[&str; 4]], ids: &str) -> Result<()> {
             let command = peer::script("train.py")?.args(arguments).args(counts.clone());
             let mut command = command.env(SPIN.0, SPIN.1);
             if *tuning == "tuned" {
-                command = command.env("GLIBC_TUNABLES", MALLOC);
+                command = command.env("GLIBC_TUNABLES", TUNED);
             }
             sides.push(Side { name: "trl", command });
         }
