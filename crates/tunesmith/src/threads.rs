@@ -7,9 +7,9 @@
 //! 5,700 tokens/s on a model of 2 M weights).
 //!
 //! glibc hands every block above some size back to the kernel when it is freed, and gets the next one zeroed, page by
-//! page: 0.9 of the 2.6 seconds that the kernel took in four steps of SmolLM2-135M. Here memory that was used once stays with the process.
-//! Huge pages (`glibc.malloc.hugetlb`) are not asked for: on a busy machine the first step came 22 to 31 seconds after
-//! the start instead of 15, and later steps took no less.
+//! page: 0.9 of the 2.6 seconds that the kernel took in four steps of SmolLM2-135M. Here memory that was used once
+//! stays with the process. Huge pages (`glibc.malloc.hugetlb`) are not asked for: on a busy machine the first step came
+//! 22 to 31 seconds after the start instead of 15, and later steps took no less.
 //!
 //! Both read their settings when they are loaded, so the program starts itself once more with these (0.16 s); settings
 //! of the user's own are left alone.
