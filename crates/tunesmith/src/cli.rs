@@ -121,11 +121,11 @@ pub(crate) struct FinetuneArgs {
 /// What `check` takes besides.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CheckArgs {
-    #[command(flatten)]
-    pub(crate) finetune: FinetuneArgs,
     /// Load the weights too: check the step's gradients, and rehearse the longest batch
     #[arg(long)]
     pub(crate) deep: bool,
+    #[command(flatten)]
+    pub(crate) finetune: FinetuneArgs,
 }
 
 /// What `replay` takes.

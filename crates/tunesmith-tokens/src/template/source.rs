@@ -75,7 +75,8 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
 /// `{%-`, what stands between, and `-%}` of a tag.
 fn parts(tag: &str) -> (&str, &str, &str) {
     let open = 2 + usize::from(tag[2..].starts_with(['-', '+']));
-    let body = tag.strip_suffix("%}").unwrap_or(tag);
+    // Of `{%}` the sign that opens is the sign that closes: there is no body.
+    let body = tag.strip_suffix("%}").filter(|body| body.len() >= open).unwrap_or(tag);
     let close = body.len() - usize::from(body.len() > open && body.ends_with(['-', '+']));
     (&tag[..open], &tag[open..close], &tag[close..])
 }
@@ -155,6 +156,13 @@ mod tests {
 
     fn check(source: &str, expected: &str) {
         assert_eq!(rewrite(source).0, expected);
+    }
+
+    #[test]
+    fn a_tag_without_a_body_is_left_to_the_engine() {
+        for source in ["{%}", "a {%} b", "{%-%}", "{%%}", "{%+}", "{%"] {
+            check(source, source);
+        }
     }
 
     #[test]
