@@ -1,6 +1,7 @@
 //! Mutations of sound files: a short, repeatable stand-in for a fuzzer, for any parser.
 //!
 //! Included by the tests of several crates, so it stands on the standard library alone.
+#![allow(unreachable_pub, reason = "several crates include this file by its path")]
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

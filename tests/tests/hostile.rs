@@ -1,4 +1,5 @@
 //! Hostile files: mutations of sound ones, and those that did harm elsewhere, are refused without a panic.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use std::time::{Duration, Instant};
 use tunesmith_tests::{hostile::*, *};

@@ -1,4 +1,5 @@
 //! Save, stop, resume ≡ never stopped: byte-equal on the CPU, however the run ended.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::{

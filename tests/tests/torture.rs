@@ -2,6 +2,7 @@
 //!
 //! The numbers of moments come from the environment: `cargo xtask torture` asks for a thousand, a plain test run for the
 //! sixty that fit into half a minute. `TUNESMITH_SEED` repeats a sequence of moments.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::{

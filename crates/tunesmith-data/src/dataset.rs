@@ -218,6 +218,15 @@ impl Dataset {
         fingerprint::fingerprint(&self.files)
     }
 
+    /// What its rows are, as a short name: the files' content, how they are read, and how often each part is drawn.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub fn identity(&self) -> Result<String, DataError> {
+        let parts = [self.fingerprint()?, self.reading(), format!("{:?}", self.mix)];
+        Ok(blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string())
+    }
+
     /// Why a row is left out, if it is.
     pub(crate) fn left_out(&self, row: u64) -> Option<&'static str> {
         let place = self.dropped.binary_search_by_key(&row, |(row, _)| *row).ok()?;

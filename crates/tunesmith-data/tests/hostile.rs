@@ -1,4 +1,5 @@
 //! Hostile data: mutations of sound files, and files that did harm elsewhere, are refused without a panic.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 #[path = "../../../tests/src/mutate.rs"]
 mod mutate;

@@ -80,7 +80,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn exp(x: Self::V) -> Self::V {
         // SAFETY: the caller's.
         unsafe {
-            let x = Self::min(Self::max(x, Self::splat(-87.33)), Self::splat(88.02));
+            // The bounds come first: of a number and NaN, x86 takes the second, and what is no number shall stay none.
+            let x = Self::min(Self::splat(88.02), Self::max(Self::splat(-87.33), x));
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
             let r = Self::fma(n, Self::splat(-0.693_359_4), x);
             let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);

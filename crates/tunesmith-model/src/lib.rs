@@ -9,9 +9,7 @@ mod error;
 pub mod family;
 pub mod gguf;
 mod head;
-#[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
 mod linear;
-#[allow(dead_code, reason = "adapters and coarse nodes, which come next, are built on it")]
 mod lora;
 mod main_grad;
 mod mlp;

@@ -57,7 +57,8 @@ impl Ragged {
     /// The same with a last document of token 0 that fills up to `n` tokens; nobody reads what becomes of it.
     pub(crate) fn filled(&self, n: i64) -> Self {
         let more = n - self.tokens.size()[0];
-        let positions = Tensor::arange(more, (self.positions.kind(), self.positions.device()));
+        // All of it stands at position 0, which every model has.
+        let positions = Tensor::zeros([more], (self.positions.kind(), self.positions.device()));
         let mut lens = self.lens.clone();
         lens.push(more);
         Self {
@@ -65,7 +66,7 @@ impl Ragged {
             positions: Tensor::cat(&[&self.positions, &positions], 0),
             lens,
             max_token: self.max_token,
-            max_position: self.max_position.max(more - 1),
+            max_position: self.max_position,
         }
     }
 

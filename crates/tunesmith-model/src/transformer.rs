@@ -132,18 +132,32 @@ impl Transformer {
     /// # Errors
     /// A token outside the vocabulary, or a position that the model does not have.
     pub fn hidden(&self, ragged: &Ragged, pass: &mut Pass) -> Result<Tensor, ModelError> {
+        self.watched(ragged, pass, &mut |_, _| ())
+    }
+
+    /// As [`hidden`](Self::hidden); `watch` sees the stream after each block, under the block's name.
+    ///
+    /// # Errors
+    /// As [`hidden`](Self::hidden).
+    pub fn watched(
+        &self,
+        ragged: &Ragged,
+        pass: &mut Pass,
+        watch: &mut dyn FnMut(&str, &Tensor),
+    ) -> Result<Tensor, ModelError> {
         self.check(ragged)?;
         let (n, whole) = (ragged.tokens.size()[0], rounded(ragged.tokens.size()[0]));
         if whole > n && pass.cache.is_none() && !pass.plain && self.device() == Device::Cpu {
-            return Ok(self.hidden(&ragged.filled(whole), pass)?.narrow(0, 0, n));
+            return Ok(self.watched(&ragged.filled(whole), pass, watch)?.narrow(0, 0, n));
         }
         let mut x = self.embed.forward(&ragged.tokens, pass); // (N, C)
         if let Some(position) = &self.position {
             x += Tensor::embedding(&position.tensor, &ragged.positions, -1, false, false);
         }
         let rotation = self.rope.as_ref().map(|rope| rope.at(&ragged.positions, x.kind()));
-        for block in &self.blocks {
+        for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, ragged, rotation.as_ref(), pass);
+            watch(&format!("{}{layer}", self.config.names.layer), &x);
         }
         if let Some(cache) = &mut pass.cache {
             cache.advance(&ragged.lens);

@@ -46,7 +46,7 @@ impl<'a> Engine<'a> {
     /// Puts a prompt in line. Its ticket counts from 0; with the knobs' seed it names the draws of the answer.
     ///
     /// # Errors
-    /// Knobs out of range, a prompt without tokens or without room.
+    /// Knobs out of range, a prompt without tokens or without room, a token outside the vocabulary.
     pub fn submit(
         &mut self,
         prompt: &[u32],
@@ -59,6 +59,10 @@ impl<'a> Engine<'a> {
         }
         if prompt.len() >= max {
             return Err(GenerateError::PromptTooLong { index, n_tokens: prompt.len(), max });
+        }
+        let vocab_size = self.model.config.vocab_size;
+        if let Some(&id) = prompt.iter().find(|&&id| i64::from(id) >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { id: i64::from(id), vocab_size }.into());
         }
         let answer = Answer::new(index, prompt, self.tokenizer, knobs);
         self.waiting.push_back(Active { answer, next: prompt.to_vec() });

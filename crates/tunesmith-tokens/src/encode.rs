@@ -111,18 +111,10 @@ impl Encoder {
     /// A sample that the template or the tokenizer cannot take; see [`EncodeError`].
     pub fn encode(&self, sample: &Sample, row: u64) -> Result<Vec<Example>, EncodeError> {
         match sample {
-            Sample::Labelled(inner, label) => {
-                let mut example = self.whole(inner, row)?;
-                example.iter_mut().for_each(|example| example.label = Some(*label));
-                Ok(example)
-            }
+            Sample::Labelled(..) => Ok(cut::cut(self.uncut(sample, row)?, self.whole())),
             Sample::Weighted(inner, weight) => {
                 let mut examples = self.encode(inner, row)?;
-                for example in &mut examples {
-                    let n = example.len();
-                    let weights = example.weights.get_or_insert_with(|| vec![1.0; n]);
-                    weights.iter_mut().for_each(|w| *w *= weight);
-                }
+                examples.iter_mut().for_each(|example| example.weigh(*weight));
                 Ok(examples)
             }
             Sample::Tied(members) => self.tied(members, row),
@@ -130,25 +122,21 @@ impl Encoder {
         }
     }
 
-    /// The one example of a sample that a label or a group holds together: pieces would each need a label of their own.
-    fn whole(&self, sample: &Sample, row: u64) -> Result<Vec<Example>, EncodeError> {
+    /// What a label or a group holds together is not split: pieces would each need a label of their own.
+    fn whole(&self) -> EncodeKnobs {
         let truncate = match self.knobs.truncate {
             Truncate::Split => Truncate::KeepStart,
             other => other,
         };
-        match sample {
-            Sample::Tied(_) => Err(EncodeError::Nested { row }),
-            Sample::Labelled(..) | Sample::Weighted(..) => self.encode(sample, row),
-            _ => Ok(cut::cut(self.example(sample, row)?, EncodeKnobs { truncate, ..self.knobs })),
-        }
+        EncodeKnobs { truncate, ..self.knobs }
     }
 
-    /// The examples of a group. Where one is dropped, all are.
+    /// The examples of a group. Where one is dropped, all are; where ends are kept, all lose as many tokens of their
+    /// start, which is the prompt that they share.
     fn tied(&self, members: &[Sample], row: u64) -> Result<Vec<Example>, EncodeError> {
         let mut examples: Vec<Example> = Vec::with_capacity(members.len());
         for member in members {
-            let mut encoded = self.whole(member, row)?;
-            let Some(mut example) = encoded.pop() else { return Ok(Vec::new()) };
+            let mut example = self.uncut(member, row)?;
             let twin = |other: &Example| other.ids == example.ids && other.label == example.label;
             if examples.iter().any(twin) {
                 return Err(EncodeError::Alike { row, n_tokens: example.len() });
@@ -156,7 +144,33 @@ impl Encoder {
             example.tied = !examples.is_empty();
             examples.push(example);
         }
+        let longest = examples.iter().map(Example::len).max().unwrap_or(0);
+        let knobs = self.whole();
+        let too_many = longest.saturating_sub(knobs.max_len.unwrap_or(longest));
+        match knobs.truncate {
+            Truncate::Drop if too_many > 0 => return Ok(Vec::new()),
+            Truncate::KeepEnd => examples.iter_mut().for_each(|example| {
+                example.cut(too_many.min(example.len())..example.len());
+            }),
+            _ => examples = examples.into_iter().flat_map(|e| cut::cut(e, knobs)).collect(),
+        }
         Ok(examples)
+    }
+
+    /// The one example of a sample that is no group, with its label and weights.
+    fn uncut(&self, sample: &Sample, row: u64) -> Result<Example, EncodeError> {
+        match sample {
+            Sample::Labelled(inner, label) => {
+                Ok(Example { label: Some(*label), ..self.uncut(inner, row)? })
+            }
+            Sample::Weighted(inner, weight) => {
+                let mut example = self.uncut(inner, row)?;
+                example.weigh(*weight);
+                Ok(example)
+            }
+            Sample::Tied(_) => Err(EncodeError::Nested { row }),
+            _ => self.example(sample, row),
+        }
     }
 
     /// The uncut example of a sample that is not made of others.
@@ -200,7 +214,7 @@ impl Encoder {
                 let (trained, ids) = untrained(self.prompt_of(conversation, row)?);
                 (ids, trained)
             }
-            // `encode` and `whole` take these apart.
+            // `encode` and `uncut` take these apart.
             Sample::Labelled(..) | Sample::Weighted(..) | Sample::Tied(_) => {
                 return Err(EncodeError::Nested { row });
             }

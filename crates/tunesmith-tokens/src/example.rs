@@ -47,6 +47,13 @@ impl Example {
         examples.chunk_by(|_, next| next.tied)
     }
 
+    /// Lets its tokens count `weight` times as much.
+    pub(crate) fn weigh(&mut self, weight: f32) {
+        let n = self.len();
+        let weights = self.weights.get_or_insert_with(|| vec![1.0; n]);
+        weights.iter_mut().for_each(|w| *w *= weight);
+    }
+
     /// Leaves the tokens of `kept` alone.
     pub(crate) fn cut(&mut self, kept: std::ops::Range<usize>) {
         self.truncated += (self.ids.len() - kept.len()) as u32;

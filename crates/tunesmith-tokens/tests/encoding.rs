@@ -641,6 +641,9 @@ fn groups_are_cut_together() {
     let cut = with(Truncate::Split).encode(&pair, 0).unwrap();
     assert_eq!((cut.len(), cut[1].len()), (2, 64));
     assert!(cut[1].truncated > 0 && cut[0].truncated == 0);
+    // Kept ends begin at one place of the prompt that they share.
+    let ends = with(Truncate::KeepEnd).encode(&pair, 0).unwrap();
+    assert_eq!((ends[1].len(), ends[0].truncated), (64, ends[1].truncated));
     let labelled = Sample::Labelled(Box::new(answer(&long)), 1.0);
     assert_eq!(with(Truncate::Split).encode(&labelled, 0).unwrap().len(), 1);
     let pieces = with(Truncate::Split).encode(&answer(&long), 0).unwrap();

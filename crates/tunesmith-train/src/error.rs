@@ -77,6 +77,15 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A row says how much it counts, and the objective would not hear it.
+    #[error(
+        "row {row}: the row brings a weight (`loss_weight`, `train`), and this objective counts all rows alike\n\
+         help: take the column out, or train with the objective `sft`"
+    )]
+    Weights {
+        /// The row of the data set.
+        row: u64,
+    },
     /// A label that is no class of the model.
     #[error("row {row}: expected a class from 0 to below {n_labels}, found {label}")]
     BadLabel {

@@ -39,6 +39,11 @@ pub trait Objective {
     /// The units of its terms. A micro-batch that holds none of them is not read by the model.
     fn units(&self) -> &[Unit];
 
+    /// Whether it reads [`Batch::weights`]. Where it does not, a batch that has some is refused.
+    fn takes_weights(&self) -> bool {
+        false
+    }
+
     /// The terms of a micro-batch that the model has read.
     ///
     /// [`Reading::token_scores`] makes log-probabilities of its hidden states; a head of its own takes the rows it needs.

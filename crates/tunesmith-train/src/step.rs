@@ -85,9 +85,9 @@ pub fn measure(
         &counts,
         DropoutKey { seed, step, micro_batch: 0 },
         stop,
-    )?;
-    let gradients = optimizer.take_gradients(); // of a step that was broken off, too: nothing is left behind
-    let Some((loss, metrics)) = through else { return Ok(None) };
+    );
+    let gradients = optimizer.take_gradients(); // of a step that failed or was broken off, too: nothing is left behind
+    let Some((loss, metrics)) = through? else { return Ok(None) };
     for (what, value) in [("loss", loss), ("grad_norm", gradients.norm)] {
         if !value.is_finite() {
             let (module, rows) = blame::find(model, objective, batches, optimizer, &gradients)?;
@@ -107,6 +107,11 @@ pub(crate) fn forward(
 ) -> Result<Terms, TrainError> {
     if PerUnit::count([batch]).lacks(objective.units()) {
         return Ok(Terms::default());
+    }
+    if let (Some(weights), false) = (&batch.weights, objective.takes_weights()) {
+        let at = weights.iter().position(|&weight| weight != 1.0).unwrap_or(0);
+        let doc = batch.docs.iter().rfind(|doc| doc.start <= at);
+        return Err(TrainError::Weights { row: doc.map_or(0, |doc| doc.row) });
     }
     let reading = Reading::new(model, batch, &mut pass)?;
     objective.terms(&Reading { statistic, ..reading })

@@ -211,7 +211,13 @@ pub fn train(
             return finish(run, saves, &mut emit);
         }
         let measured =
-            measure(run.model, run.optimizer, run.objective, &batches, run.seed, run.stop)?;
+            measure(run.model, run.optimizer, run.objective, &batches, run.seed, run.stop);
+        let measured = match measured {
+            Err(error @ TrainError::NonFinite { .. }) => {
+                return Err(broken(&mut run, &mut saves, &batches, error, &mut emit)?);
+            }
+            measured => measured?,
+        };
         let Some(Measured { loss, gradients, metrics }) = measured else { break };
         let grad_norm = gradients.norm;
         let spike = match knobs.on_spike {
@@ -268,6 +274,22 @@ fn finish(
     }
     saves.finish(emit)?;
     Ok(Outcome::Done(run.state))
+}
+
+/// What a step that is not finite leaves: the state before it, which no update has touched, and its batches.
+fn broken(
+    run: &mut Run<'_>,
+    saves: &mut Saves,
+    batches: &[Batch],
+    error: TrainError,
+    emit: &mut dyn FnMut(Event<'_>) -> Result<(), TrainError>,
+) -> Result<TrainError, TrainError> {
+    if run.state.step > 0 {
+        saves.start(run, emit)?;
+    }
+    let saved = saves.finish(emit)?;
+    emit(Event::Broken { error: &error, batches, checkpoint: saved.as_deref() })?;
+    Ok(error)
 }
 
 /// Ends the run, or takes it back to the newest checkpoint and on with the rows behind the spike.

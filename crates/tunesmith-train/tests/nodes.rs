@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{Config, LoadOptions, Pass, Trainable, Transformer};
+use tunesmith_model::{Config, LoadOptions, Pass, Transformer};
 use tunesmith_tokens::{Batch, Example};
 use tunesmith_train::{AdamW, AdamWKnobs, Objective, Reading, Sft};
 
@@ -13,8 +13,7 @@ fn model() -> Transformer {
         "rms_norm_eps":1e-5,"tie_word_embeddings":true,"initializer_range":0.1}"#;
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     let config = Config::from_dir(dir.path()).unwrap();
-    let options =
-        LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: Trainable::Everything };
+    let options = LoadOptions::trained(Kind::Float, Device::Cpu);
     Transformer::fresh(config, 3, options)
 }
 

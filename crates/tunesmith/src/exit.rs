@@ -97,6 +97,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | TrainError::NothingTrained { .. }
             | TrainError::NothingHeldOut { .. }
             | TrainError::BadPair { .. }
+            | TrainError::Weights { .. }
             | TrainError::BadLabel { .. }
             | TrainError::NoReference { .. } => Exit::BadData,
             TrainError::NoLabelHead | TrainError::BadObjective { .. } => Exit::BadConfig,

@@ -22,7 +22,8 @@ const FORMAT: u32 = 1;
 pub(crate) fn directory(file: &Path) -> Result<PathBuf> {
     let path = file.canonicalize().with_context(|| file.display().to_string())?;
     let about = path.metadata().with_context(|| file.display().to_string())?;
-    let key = format!("{FORMAT} {} {} {}", path.display(), about.len(), about.mtime_nsec());
+    let time = (about.mtime(), about.mtime_nsec());
+    let key = format!("{FORMAT} {} {} {time:?}", path.display(), about.len());
     let name = blake3::hash(key.as_bytes()).to_hex();
     let dir = cache().join("gguf").join(&name.as_str()[..16]);
     if !dir.join("config.json").is_file() {

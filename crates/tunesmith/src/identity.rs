@@ -2,6 +2,7 @@
 
 use crate::{
     exit::{Exit, Failure},
+    locate,
     prepare::Prepared,
 };
 use anyhow::Result;
@@ -43,19 +44,34 @@ pub(crate) fn identity(prepared: &Prepared) -> Result<Value> {
     let template = template.map(|template| template.source().to_owned());
     let base = match prepared.recipe.model.from_scratch {
         true => files(model, |name| name == "config.json"),
-        false => files(model, |name| name == "config.json" || name.ends_with(".safetensors")),
+        false => files(model, |name| {
+            name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".gguf")
+        }),
+    };
+    let adapter = &prepared.recipe.adapter.from;
+    let adapter = match adapter.is_empty() {
+        true => None,
+        false => Some(adapter_print(adapter)?),
     };
     let prints = [
-        ("dataset", Some(prepared.dataset.fingerprint()?)),
+        ("dataset", Some(prepared.dataset.identity()?)),
         ("tokenizer", Some(tunesmith_data::fingerprint(&tokenizer)?)),
         ("template", template),
         ("base", Some(tunesmith_data::fingerprint(&base)?)),
+        ("adapter.weights", adapter),
     ];
     values.extend(
         prints.into_iter().filter_map(|(key, print)| Some((key.to_owned(), print?.into()))),
     );
     values.insert("data.clock".into(), prepared.recipe.data.clock.into());
     Ok(values.into())
+}
+
+/// The fingerprint of the adapter that a run starts from: another one may lie under its name tomorrow.
+pub(crate) fn adapter_print(name: &str) -> Result<String> {
+    let dir = locate::adapter(Path::new(name));
+    let is_its = |name: &str| name == "adapter_config.json" || name.ends_with(".safetensors");
+    Ok(tunesmith_data::fingerprint(&files(&dir, is_its))?)
 }
 
 /// Refuses to go on with other settings than those of the checkpoint, but for those `allowed` by name, such as

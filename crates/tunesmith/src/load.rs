@@ -11,7 +11,8 @@ use std::{path::Path, sync::Arc};
 use tch::{Device, Kind};
 use tunesmith_model::{Config, LoadOptions, Storage, Transformer, adapter_labels, adapter_storage};
 use tunesmith_sample::SamplerKnobs;
-use tunesmith_tokens::{EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
+use tunesmith_tokens::{Certificate, EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
+use tunesmith_train::TrainError;
 
 /// An encoder, and what there is to say about its template.
 pub(crate) struct Encoding {
@@ -142,7 +143,31 @@ pub(crate) fn model(
     }
     let Encoding { encoder, note } = encoder(&located.dir, fallback, up_to(max_len), None)?;
     note.iter().for_each(|note| tracing::info!("{note}"));
+    check_certificate(adapter.as_deref().unwrap_or(&located.dir), &encoder)?;
     Ok((model, encoder))
+}
+
+/// What a trained model directory says about the prompts it was trained for.
+const CERTIFICATE: &str = "certificate.json";
+
+/// Puts the certificate beside a trained model.
+pub(crate) fn write_certificate(dir: &Path, certificate: &Certificate) -> Result<(), TrainError> {
+    let path = dir.join(CERTIFICATE);
+    let text = serde_json::to_string_pretty(certificate)
+        .map_err(|e| TrainError::Io { path: path.clone(), source: e.into() })?;
+    std::fs::write(&path, text + "\n").map_err(|source| TrainError::Io { path, source })
+}
+
+/// Says where the model in `dir` was trained for other prompts than `encoder` makes; one without a certificate passes.
+fn check_certificate(dir: &Path, encoder: &Encoder) -> Result<()> {
+    let path = dir.join(CERTIFICATE);
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+    let certificate: Certificate =
+        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    if let Err(difference) = certificate.fits(encoder) {
+        tracing::warn!("{}: {difference}", path.display());
+    }
+    Ok(())
 }
 
 /// How the matrices of a model lie in memory: as asked, or as its adapter knew them.

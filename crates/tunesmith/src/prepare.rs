@@ -6,7 +6,7 @@ use crate::{
     load,
     locate::{self, LocatedData},
     objective::{ObjectiveKind, ObjectiveKnobs},
-    recipe::{Layers, Origin, Recipe},
+    recipe::{Layers, OnMismatch, Origin, Recipe},
 };
 use anyhow::Result;
 use std::{
@@ -15,7 +15,7 @@ use std::{
 };
 use tunesmith_data::{Dataset, Prepared as PreparedTokens, Stream, StreamKnobs};
 use tunesmith_model::Config;
-use tunesmith_tokens::{Batch, EncodeError, EncodeKnobs, Encoder, Sample, Template};
+use tunesmith_tokens::{Batch, Certificate, EncodeKnobs, Encoder, Sample, Template};
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
@@ -50,6 +50,8 @@ pub(crate) struct Prepared {
     pub(crate) classes: Vec<u64>,
     /// What a reader of the results must know.
     pub(crate) warnings: Vec<String>,
+    /// That training and serving see the same tokens.
+    pub(crate) certificate: Option<Certificate>,
 }
 
 impl Plan {
@@ -183,8 +185,9 @@ impl Plan {
             held_out_rows,
             classes,
             warnings,
+            certificate: None,
         };
-        prepared.probe_template();
+        prepared.certify()?;
         Ok(prepared)
     }
 }
@@ -238,18 +241,23 @@ impl Prepared {
             .is_ok_and(|template| template.is_some())
     }
 
-    /// What is trained must be what sampling feeds: rows spread over the data set are rendered both ways.
-    fn probe_template(&mut self) {
+    /// What is trained must be what will be served: rows spread over the data set are looked at both ways.
+    fn certify(&mut self) -> Result<()> {
         let n = self.dataset.len();
         let rows = (0..PROBED_ROWS.min(n)).map(|i| i * n / PROBED_ROWS.min(n));
-        let mut broken = rows.filter_map(|row| match self.dataset.sample(row) {
-            Ok(Sample::Chat(conversation)) => self.encoder.check_prefix(&conversation, row).err(),
-            _ => None, // other shapes have no prompt; a malformed row is the stream's to report
-        });
-        let is_difference = |error: &EncodeError| matches!(error, EncodeError::PrefixBroken { .. });
-        if let Some(error) = broken.find(is_difference) {
-            self.warnings.push(format!("training text and prompt differ: {error}"));
+        // A malformed row is the stream's to report.
+        let samples = rows.filter_map(|row| Some((row, self.dataset.sample(row).ok()?)));
+        let certificate = self.encoder.certify(samples);
+        if let Err(error) = certificate.holds() {
+            let text = format!("training and serving differ: {error}");
+            if self.recipe.data.on_mismatch == OnMismatch::Stop {
+                let help = "help: use a template that fits, or train all the same with --set data.on_mismatch=warn";
+                return Err(Failure(Exit::BadData, format!("{text}\n{help}")).into());
+            }
+            self.warnings.push(text);
         }
+        self.certificate = Some(certificate);
+        Ok(())
     }
 }
 

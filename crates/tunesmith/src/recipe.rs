@@ -46,6 +46,14 @@ pub(crate) struct ModelKnobs {
     pub(crate) from_scratch: bool,
 }
 
+/// What happens where a prompt that is served is not the beginning of what was trained, or nothing trained would end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnMismatch {
+    Stop,
+    Warn,
+}
+
 /// Dtype of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,6 +118,8 @@ pub(crate) struct DataKnobs {
     /// Which turns of a conversation are trained, where its row does not say so itself.
     pub(crate) train_on: TrainOn,
     pub(crate) on_bad_row: OnBadRow,
+    /// What happens where training and serving would see other tokens.
+    pub(crate) on_mismatch: OnMismatch,
     /// The present that chat templates tell the date from, in Unix seconds; 0: the start of the run.
     pub(crate) clock: i64,
     /// Rows held out for evaluation, at most, taken from the data set's evaluation split.
@@ -169,6 +179,7 @@ impl Default for DataKnobs {
             truncate: Truncate::default(),
             train_on: TrainOn::default(),
             on_bad_row: OnBadRow::Stop,
+            on_mismatch: OnMismatch::Stop,
             clock: 0,
             eval_rows: 100,
         }

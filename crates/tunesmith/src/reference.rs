@@ -1,6 +1,6 @@
 //! Reference log-probabilities on disk: computed once for a model and its data, read by every run of the two.
 
-use crate::prepare::Prepared;
+use crate::{identity::adapter_print, load, prepare::Prepared};
 use anyhow::{Context, Result};
 use std::{
     collections::HashMap,
@@ -45,16 +45,20 @@ pub(crate) fn table(
 fn key(prepared: &Prepared) -> Result<String> {
     let recipe = &prepared.recipe;
     let data = &recipe.data;
-    let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-    let files = names.map(|name| prepared.model_dir.join(name)).into_iter();
-    let tokenizer: Vec<PathBuf> = files.filter(|path| path.exists()).collect();
+    let clock = (data.clock != 0).then_some(data.clock);
+    let fallback = prepared.data.config.template.as_deref();
+    let encoder = load::encoder_name(&prepared.model_dir, fallback, clock)?;
+    let adapter = match recipe.adapter.from.is_empty() {
+        true => String::new(),
+        false => adapter_print(&recipe.adapter.from)?,
+    };
     let mut hasher = blake3::Hasher::new();
     for part in [
         base_hash(&prepared.model_dir)?,
-        prepared.dataset.fingerprint()?,
-        tunesmith_data::fingerprint(&tokenizer)?,
-        recipe.adapter.from.clone(),
-        format!("{:?} {} {:?} {}", recipe.model.dtype, data.seq_len, data.on_bad_row, data.clock),
+        prepared.dataset.identity()?,
+        prepared.dataset.prepared_name(&encoder, prepared.encoder.knobs())?,
+        adapter,
+        format!("{:?} {:?}", recipe.model, data.on_bad_row),
     ] {
         hasher.update(part.as_bytes()).update(b"\n");
     }

@@ -1,4 +1,5 @@
 //! Any bytes as a data file or as the description of a data set; `fuzz/` hands in its own.
+#![allow(unreachable_pub, reason = "several crates include this file by its path")]
 
 use tunesmith_data::{Dataset, DatasetConfig, RowKnobs};
 

@@ -15,6 +15,10 @@ impl Objective for Sft {
         &[Unit::Tokens]
     }
 
+    fn takes_weights(&self) -> bool {
+        true
+    }
+
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
         let scores = reading.token_scores(); // (R)
         let nll = -&scores.logprobs;

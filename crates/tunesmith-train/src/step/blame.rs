@@ -22,13 +22,21 @@ pub(super) fn find(
         if let Some(param) = model.params().iter().find(|p| broken(&p.tensor)) {
             return Ok((param.name.clone(), of(batch)));
         }
-        let hidden = model.hidden(&ragged(batch, model.device()), &mut Pass::default())?;
+        let mut module = None;
+        let mut watch = |name: &str, stream: &Tensor| {
+            if module.is_none() && broken(stream) {
+                module = Some(name.to_owned());
+            }
+        };
+        let input = ragged(batch, model.device());
+        let hidden = model.watched(&input, &mut Pass::default(), &mut watch)?;
         let docs = batch.doc_ranges().zip(&batch.docs);
         let touched = docs
             .filter(|(range, _)| broken(&hidden.narrow(0, range.start as i64, range.len() as i64)));
         let rows: BTreeSet<u64> = touched.map(|(_, doc)| doc.row).collect();
         if !rows.is_empty() {
-            return Ok(("the blocks".into(), rows.into_iter().collect()));
+            let module = module.unwrap_or_else(|| "the last norm".into());
+            return Ok((module, rows.into_iter().collect()));
         }
         let statistic = objective.statistic(model, std::slice::from_ref(batch))?;
         let terms = forward(model, objective, batch, Pass::default(), statistic)?.terms;

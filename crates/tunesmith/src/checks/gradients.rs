@@ -69,10 +69,12 @@ pub(crate) fn all(
 
 /// A few groups of examples, each cut short, all of which teach.
 fn short(examples: &[Example]) -> Vec<Vec<Example>> {
-    let cut = |example: &Example| {
-        // The part with the last trained token, so that it still teaches.
+    // The part with the last trained token, so that it still teaches.
+    let start = |example: &Example| {
         let last = example.trained.iter().rposition(|&trained| trained).unwrap_or(0);
-        let from = (last + 1).saturating_sub(LENGTH);
+        (last + 1).saturating_sub(LENGTH)
+    };
+    let cut = |example: &Example, from: usize| {
         let to = (from + LENGTH).min(example.ids.len());
         Example {
             ids: example.ids[from..to].to_vec(),
@@ -81,7 +83,11 @@ fn short(examples: &[Example]) -> Vec<Vec<Example>> {
             ..example.clone()
         }
     };
-    let groups = Example::groups(examples).map(|group| group.iter().map(cut).collect::<Vec<_>>());
+    // Those of a group begin at one place: the answers of a preference have one prompt.
+    let groups = Example::groups(examples).map(|group| {
+        let from = group.iter().map(start).min().unwrap_or(0);
+        group.iter().map(|example| cut(example, from)).collect::<Vec<_>>()
+    });
     let teaches = |group: &Vec<Example>| group.iter().all(|e| e.ids.len() > 1 && e.teaches());
     let mut groups: Vec<_> = groups.filter(teaches).take(GROUPS).collect();
     // Unequal lengths: an average of averages shows only then.

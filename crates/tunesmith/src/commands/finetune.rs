@@ -336,6 +336,9 @@ fn save_final(target: &Path, model: &Transformer, prepared: &Prepared) -> Result
             }
             false => model.save(dir, &prepared.model_dir)?,
         }
+        if let Some(certificate) = &prepared.certificate {
+            load::write_certificate(dir, certificate)?;
+        }
         let template = dir.join("chat_template.jinja");
         if let (Some(used), false) = (prepared.encoder.template(), prepared.has_own_template()) {
             // A base model leaves with the template it was trained in, or nobody could talk to it.
