@@ -63,13 +63,6 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    let findings = tokens::all(&prepared);
-    checks::refuse(&findings)?;
-    for doubtful in findings.iter().filter(|finding| finding.verdict == Verdict::Doubtful) {
-        let warning = format!("{}: {}", doubtful.check, doubtful.evidence);
-        tracing::warn!("{warning}");
-        prepared.warnings.push(warning);
-    }
     if args.rehearse || (args.job && checkpoint.is_none()) {
         preflight::run(&prepared, &dir.file(REHEARSAL))?;
     }
@@ -89,6 +82,13 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         tracing::info!("{}: no checkpoint yet, starting at step 0", dir.root().display());
     }
     let first_batch = prepared.first_batch()?;
+    let findings = tokens::all(&prepared);
+    checks::refuse(&findings)?;
+    for doubtful in findings.iter().filter(|finding| finding.verdict == Verdict::Doubtful) {
+        let warning = format!("{}: {}", doubtful.check, doubtful.evidence);
+        tracing::warn!("{warning}");
+        prepared.warnings.push(warning);
+    }
     let prompts = samples::prompts(&prepared)?;
     // Every input has been read: from here on the directory holds a run, and one that is not finished.
     dir.remove("report.html")?;
