@@ -13,7 +13,7 @@ fn write_rows(place: &Place, name: &str, row: impl Fn(u64) -> Value) {
 
 fn place() -> Place {
     let place = Place::new();
-    let asked = |i: u64| format!("What comes after {i}? ");
+    let asked = |i: u64| format!("What comes after {i}?");
     write_rows(&place, "chats.jsonl", |i| {
         json!({"messages": [
             {"role": "user", "content": asked(i)},
@@ -23,10 +23,10 @@ fn place() -> Place {
     write_rows(
         &place,
         "pairs.jsonl",
-        |i| json!({"prompt": asked(i), "chosen": format!("It is {}.", i + 1), "rejected": "I do not know that."}),
+        |i| json!({"prompt": asked(i), "chosen": format!(" It is {}.", i + 1), "rejected": " I do not know that."}),
     );
     write_rows(&place, "judged.jsonl", |i| {
-        let completion = if i % 2 == 0 { format!("It is {}.", i + 1) } else { "No.".to_owned() };
+        let completion = if i % 2 == 0 { format!(" It is {}.", i + 1) } else { " No.".to_owned() };
         json!({"prompt": asked(i), "completion": completion, "label": i % 2 == 0})
     });
     write_rows(

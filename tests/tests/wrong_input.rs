@@ -117,9 +117,8 @@ fn token_outside_the_vocabulary() {
         65,
         expect![[r#"
              WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
-            error: 1 of 4 checks failed
-              an embedding per token: largest id 96, tokenizer 0, embedding 96 rows
-            help: `tunesmith check` shows the first batch; docs/checks.md says what each check means
+            error: row 0: token id 96 is outside the model's vocabulary of 96
+            help: the tokenizer and the model do not belong together
         "#]],
     );
     let place = Place::new();
@@ -143,9 +142,8 @@ fn nothing_trained() {
         65,
         expect![[r#"
              WARN the model has no tokenizer.json: rows must be token ids, and there is no text to show
-            error: 1 of 4 checks failed
-              trained tokens: 0 of 2 tokens are trained; 1 of 1 examples train none
-            help: `tunesmith check` shows the first batch; docs/checks.md says what each check means
+            error: expected at least one row with a trained token, found none in 1 rows
+            help: `tunesmith data show` marks what is trained in a row; a larger seq_len cuts less off
         "#]],
     );
 }
@@ -651,7 +649,7 @@ fn broken_files_of_a_model() {
         "{{ raise_exception('no system message') }}",
         65,
         expect![[r#"
-            error: rows.jsonl: row 0 (line 1): the chat template refuses this conversation: no system message
+            error: rows.jsonl: row 0 (line 1): the chat template refuses this conversation: no system message (roles: user, assistant)
             help: `--on-bad-row skip` leaves such rows out and counts them
         "#]],
     );
