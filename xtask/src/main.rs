@@ -53,14 +53,16 @@ const TASKS: [(&str, &str); 8] = [
 ];
 
 /// What the binary does: each is set up, built and run with the same arguments.
-const FORWARDED: [(&str, &str); 8] = [
+const FORWARDED: [(&str, &str); 10] = [
     ("finetune", "train a model on a data set"),
     ("check", "everything up to the first batch, before any weight is touched"),
     ("data", "rows as text and tokens, checks, statistics, prepared tokens"),
     ("score", "log-probabilities and perplexity of a text"),
     ("generate", "text from a prompt"),
     ("chat", "talk to a model"),
+    ("merge", "a model and its adapter as one model"),
     ("export", "a model as one GGUF file"),
+    ("replay", "a step that was not finite, once more"),
     ("help", "the binary's own help"),
 ];
 
@@ -204,7 +206,9 @@ mod tests {
               score                          log-probabilities and perplexity of a text
               generate                       text from a prompt
               chat                           talk to a model
+              merge                          a model and its adapter as one model
               export                         a model as one GGUF file
+              replay                         a step that was not finite, once more
               help                           the binary's own help
 
             --dry-run prints the exact commands instead of running them.
@@ -215,7 +219,7 @@ mod tests {
     #[test]
     fn an_unknown_task_names_the_nearest() {
         expect![[r#"
-            no task is named `finetun`: expected one of setup, build, test, bench, torture, submit, layering, doctor, finetune, check, data, score, generate, chat, export, help
+            no task is named `finetun`: expected one of setup, build, test, bench, torture, submit, layering, doctor, finetune, check, data, score, generate, chat, merge, export, replay, help
             help: did you mean `finetune`? `cargo xtask --help` says what each does"#]].assert_eq(&unknown("finetun"));
         assert!(!unknown("xyzzyxyzzy").contains("did you mean"));
     }

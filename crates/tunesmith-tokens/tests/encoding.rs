@@ -642,7 +642,10 @@ fn groups_are_cut_together() {
     assert_eq!((cut.len(), cut[1].len()), (2, 64));
     assert!(cut[1].truncated > 0 && cut[0].truncated == 0);
     // Kept ends begin at one place of the prompt that they share.
+    let shorter = &long[..long.len() - 12];
+    let pair = Sample::Tied(vec![answer(shorter), answer(&long)]);
     let ends = with(Truncate::KeepEnd).encode(&pair, 0).unwrap();
+    assert!(ends[0].len() < 64 && ends[0].truncated > 0);
     assert_eq!((ends[1].len(), ends[0].truncated), (64, ends[1].truncated));
     let labelled = Sample::Labelled(Box::new(answer(&long)), 1.0);
     assert_eq!(with(Truncate::Split).encode(&labelled, 0).unwrap().len(), 1);
