@@ -1,4 +1,4 @@
-//! Where files lie that can be made again: unpacked streams, prepared data sets.
+//! Where files lie that can be made again: unpacked streams, prepared data sets, and what the binary keeps beside them.
 
 use std::path::PathBuf;
 

@@ -3,6 +3,13 @@
 //! A key is the BLAKE3 hash of (seed, purpose, epoch, index); from there on SplitMix64 counts. The same four names
 //! give the same numbers on every machine, and nothing has to be saved in a checkpoint.
 
+/// SplitMix64's finaliser: a bijection that spreads every bit.
+pub(crate) const fn mix(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// The numbers of one purpose, epoch and index.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
@@ -22,9 +29,7 @@ impl Rng {
     /// SplitMix64 (Steele, Lea and Flood 2014).
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mix(self.0)
     }
 
     /// A number below `n` (at least 1), without bias: Lemire's multiply and reject.

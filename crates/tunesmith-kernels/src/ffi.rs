@@ -65,37 +65,37 @@ pub(crate) fn check(error: *mut c_char) -> Result<(), KernelError> {
     Err(KernelError::Cxx(message))
 }
 
-/// A tensor that the shim made; null would have come with an error.
-///
+/// A function of `shim/flash.cpp`: tensors, the longest document, scale, window (0: none), and room for its results.
+type Flash =
+    unsafe extern "C" fn(*const *const CTensor, i64, f64, i64, *mut *mut CTensor) -> *mut c_char;
+
 /// # Safety
-/// `pointer` is a new `at::Tensor` that nobody else owns.
-unsafe fn owned(pointer: *mut CTensor) -> Tensor {
-    // SAFETY: the caller's.
-    unsafe { Tensor::from_ptr(pointer.cast()) }
+/// `function` reads as many tensors as are given, and makes `N`.
+unsafe fn flash<const N: usize>(
+    function: Flash,
+    tensors: &[&Tensor],
+    longest: i64,
+    scale: f64,
+    window: Option<i64>,
+) -> Result<[Tensor; N], KernelError> {
+    let (tensors, mut out) = (pointers(tensors), [std::ptr::null_mut(); N]);
+    // SAFETY: the caller's; what the shim makes belongs to nobody else.
+    unsafe {
+        let window = window.unwrap_or(0);
+        check(function(tensors.as_ptr(), longest, scale, window, out.as_mut_ptr()))?;
+        Ok(out.map(|pointer| Tensor::from_ptr(pointer.cast())))
+    }
 }
 
-/// q, k, v → output and softmax statistics; see `shim/flash.cpp`.
+/// q, k, v, borders → output and softmax statistics.
 pub(crate) fn flash_attention(
-    qkv: [&Tensor; 3],
-    borders: &Tensor,
+    tensors: [&Tensor; 4],
     longest: i64,
     scale: f64,
     window: Option<i64>,
 ) -> Result<[Tensor; 2], KernelError> {
-    let tensors = pointers(&[qkv[0], qkv[1], qkv[2], borders]);
-    let mut out = [std::ptr::null_mut(); 2];
-    // SAFETY: four live tensors in, two new ones out.
-    unsafe {
-        let window = window.unwrap_or(0);
-        check(tunesmith_flash_attention(
-            tensors.as_ptr(),
-            longest,
-            scale,
-            window,
-            out.as_mut_ptr(),
-        ))?;
-        Ok(out.map(|pointer| owned(pointer)))
-    }
+    // SAFETY: four tensors in, two out.
+    unsafe { flash(tunesmith_flash_attention, &tensors, longest, scale, window) }
 }
 
 /// dout, q, k, v, out, statistics, borders, two random numbers → the gradients of q, k, v.
@@ -105,20 +105,8 @@ pub(crate) fn flash_attention_backward(
     scale: f64,
     window: Option<i64>,
 ) -> Result<[Tensor; 3], KernelError> {
-    let tensors = pointers(&tensors);
-    let mut out = [std::ptr::null_mut(); 3];
-    // SAFETY: eight live tensors in, three new ones out.
-    unsafe {
-        let window = window.unwrap_or(0);
-        check(tunesmith_flash_attention_backward(
-            tensors.as_ptr(),
-            longest,
-            scale,
-            window,
-            out.as_mut_ptr(),
-        ))?;
-        Ok(out.map(|pointer| owned(pointer)))
-    }
+    // SAFETY: eight tensors in, three out.
+    unsafe { flash(tunesmith_flash_attention_backward, &tensors, longest, scale, window) }
 }
 
 /// The pointers of tensors that outlive the call they are passed to.

@@ -51,6 +51,18 @@ pub enum Storage {
     Int8,
 }
 
+impl Storage {
+    /// What people call each.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("dense", Self::Dense), ("nf4", Self::Nf4), ("int8", Self::Int8)];
+
+    /// Its name, as recipes write it.
+    pub fn name(self) -> &'static str {
+        let [dense, others @ ..] = Self::NAMES;
+        others.into_iter().find(|(_, storage)| *storage == self).unwrap_or(dense).0
+    }
+}
+
 /// A quantised matrix.
 #[derive(Debug)]
 pub(crate) enum Quantised {

@@ -214,7 +214,8 @@ pub fn train(
             measure(run.model, run.optimizer, run.objective, &batches, run.seed, run.stop);
         let measured = match measured {
             Err(error @ TrainError::NonFinite { .. }) => {
-                return Err(broken(&mut run, &mut saves, &batches, error, &mut emit)?);
+                broken(&mut run, &mut saves, &batches, &error, &mut emit)?;
+                return Err(error);
             }
             measured => measured?,
         };
@@ -281,15 +282,21 @@ fn broken(
     run: &mut Run<'_>,
     saves: &mut Saves,
     batches: &[Batch],
-    error: TrainError,
+    error: &TrainError,
     emit: &mut dyn FnMut(Event<'_>) -> Result<(), TrainError>,
-) -> Result<TrainError, TrainError> {
-    if run.state.step > 0 {
-        saves.start(run, emit)?;
-    }
-    let saved = saves.finish(emit)?;
-    emit(Event::Broken { error: &error, batches, checkpoint: saved.as_deref() })?;
-    Ok(error)
+) -> Result<(), TrainError> {
+    let mut save = || {
+        if run.state.step > 0 {
+            saves.start(run, emit)?;
+        }
+        saves.finish(emit)
+    };
+    // A disk that is full must not hide why the run ends.
+    let saved = save().unwrap_or_else(|problem| {
+        tracing::warn!("the state before the step is not saved: {problem}");
+        None
+    });
+    emit(Event::Broken { error, batches, checkpoint: saved.as_deref() })
 }
 
 /// Ends the run, or takes it back to the newest checkpoint and on with the rows behind the spike.

@@ -25,7 +25,7 @@ pub(crate) fn directory(file: &Path) -> Result<PathBuf> {
     let time = (about.mtime(), about.mtime_nsec());
     let key = format!("{FORMAT} {} {} {time:?}", path.display(), about.len());
     let name = blake3::hash(key.as_bytes()).to_hex();
-    let dir = cache().join("gguf").join(&name.as_str()[..16]);
+    let dir = tunesmith_data::cache_dir().join("gguf").join(&name.as_str()[..16]);
     if !dir.join("config.json").is_file() {
         unpack(&path, &dir)?;
     }
@@ -89,11 +89,4 @@ fn tokenizer_config(gguf: &Gguf) -> Value {
         config["chat_template"] = json!(template);
     }
     config
-}
-
-/// tunesmith's own cache folder.
-fn cache() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    folder.unwrap_or_else(std::env::temp_dir).join("tunesmith")
 }

@@ -172,9 +172,8 @@ fn check_certificate(dir: &Path, encoder: &Encoder) -> Result<()> {
 
 /// How the matrices of a model lie in memory: as asked, or as its adapter knew them.
 pub(crate) fn storage(args: &ModelArgs) -> Result<Storage> {
-    let names = [("dense", Storage::Dense), ("nf4", Storage::Nf4), ("int8", Storage::Int8)];
     Ok(match (&args.storage, &args.adapter) {
-        (Some(storage), _) => parse("--storage", storage, &names)?,
+        (Some(storage), _) => parse("--storage", storage, &Storage::NAMES)?,
         (None, Some(adapter)) => adapter_storage(&locate::adapter(adapter))?,
         (None, None) => Storage::Dense,
     })

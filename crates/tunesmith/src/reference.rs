@@ -65,15 +65,9 @@ fn key(prepared: &Prepared) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// `tunesmith/reference` in the user's cache folder.
+/// `reference` in tunesmith's cache folder.
 fn cache() -> Result<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base = base
-        .filter(|dir| dir.is_absolute())
-        .or_else(home)
-        .context("neither XDG_CACHE_HOME nor HOME is set")?;
-    let dir = base.join("tunesmith/reference");
+    let dir = tunesmith_data::cache_dir().join("reference");
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     Ok(dir)
 }

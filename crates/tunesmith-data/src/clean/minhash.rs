@@ -6,6 +6,7 @@
 //! probability 1 − (1 − J⁵)¹⁶, which is 0.9983 at J = 0.8 and 0.05 at J = 0.3. Whoever meets is then compared exactly, so
 //! that no row is left out by chance.
 
+use crate::rng::mix;
 use std::collections::{HashMap, HashSet};
 
 const WORDS: usize = 5;
@@ -70,13 +71,6 @@ pub(super) fn shingles(text: &str) -> impl Iterator<Item = u64> {
     let words: Vec<u64> = super::ngrams::words(text).collect();
     let n = words.len().saturating_sub(WORDS - 1).max(usize::from(!words.is_empty()));
     (0..n).map(move |i| super::ngrams::run(&words[i..(i + WORDS).min(words.len())]))
-}
-
-/// SplitMix64's finaliser: a bijection that spreads every bit.
-pub(super) const fn mix(z: u64) -> u64 {
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Each makes an order of its own.

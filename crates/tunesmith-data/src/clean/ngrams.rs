@@ -4,7 +4,7 @@
 //! C); an evaluation row of eight to twelve words counts as one run. Words are compared without regard to case and
 //! punctuation; a character of a script without spaces is a word of its own.
 
-use super::minhash::mix;
+use crate::rng::mix;
 use std::collections::{HashMap, HashSet};
 
 const RUN: usize = 13;

@@ -21,7 +21,7 @@ pub(crate) fn attention(
     shape: &AttentionShape,
 ) -> (Tensor, Tensor) {
     let (borders, longest) = borders(shape, q.device());
-    let made = ffi::flash_attention([q, k, v], &borders, longest, shape.scale, shape.window);
+    let made = ffi::flash_attention([q, k, v, &borders], longest, shape.scale, shape.window);
     let [out, lse] = made.unwrap_or_else(|error| panic!("attention: {error}"));
     (out, lse)
 }

@@ -6,7 +6,9 @@ use crate::{
     consumed::RowLog,
     exit::{Exit, Failure},
     identity::{identity, refuse_changes},
-    load, objective, preflight,
+    load,
+    objective::{self, ObjectiveKind},
+    preflight,
     prepare::{self, Plan, Prepared, now},
     recipe::Recipe,
     replay::Replay,
@@ -166,7 +168,15 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
                 let name = format!("replay-step-{step:09}.json");
                 dir.write(&name, &serde_json::to_string(&replay)?)?;
                 let path = dir.file(&name);
-                tracing::warn!("`tunesmith replay {}` makes this step again", path.display());
+                match prepared.recipe.objective.kind {
+                    ObjectiveKind::Sft => {
+                        tracing::warn!(
+                            "`tunesmith replay {}` makes this step again",
+                            path.display()
+                        )
+                    }
+                    _ => tracing::warn!("{} holds the step's batches", path.display()),
+                }
             }
             Event::Saving(state) => {
                 // What a resumed run builds on is on disk before its checkpoint is.

@@ -64,12 +64,7 @@ pub(crate) fn run(args: &MergeArgs) -> Result<ExitCode> {
 
 /// The same model on the base that its adapter was trained on.
 fn learned(args: &ModelArgs, storage: Storage) -> ModelArgs {
-    let name = match storage {
-        Storage::Dense => "dense",
-        Storage::Nf4 => "nf4",
-        Storage::Int8 => "int8",
-    };
-    ModelArgs { storage: Some(name.into()), ..args.clone() }
+    ModelArgs { storage: Some(storage.name().into()), ..args.clone() }
 }
 
 /// Logits of tokens spread over the vocabulary; of a classifier, its scores.
