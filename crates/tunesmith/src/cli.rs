@@ -73,7 +73,7 @@ pub(crate) enum ExportFormat {
 }
 
 /// What `finetune` and `check` take.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct FinetuneArgs {
     /// A name in configs/datasets, a TOML file, or a data file or folder
     #[arg(long)]

@@ -7,6 +7,7 @@ mod consumed;
 mod exit;
 mod gguf;
 mod identity;
+mod job;
 mod load;
 mod locate;
 mod objective;
@@ -18,7 +19,9 @@ mod reference;
 mod replay;
 mod report;
 mod run_dir;
+mod run_log;
 mod samples;
+mod saves;
 mod signals;
 mod threads;
 

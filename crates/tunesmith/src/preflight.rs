@@ -2,12 +2,11 @@
 
 use crate::{
     checks::{self, gradients, rehearsal, tokens},
-    load, objective,
+    job::Job,
     prepare::Prepared,
 };
 use anyhow::Result;
 use std::{io::Write, path::Path};
-use tunesmith_train::AdamW;
 
 /// Checks the step, then rehearses the longest batch; `place` is a folder that may be made and is removed again.
 ///
@@ -15,10 +14,7 @@ use tunesmith_train::AdamW;
 /// Checks that fail, and whatever would stop the run later.
 pub(crate) fn run(prepared: &Prepared, place: &Path) -> Result<()> {
     let recipe = &prepared.recipe;
-    let device = load::device(recipe.model.device)?;
-    let mut model = load::for_training(recipe, &prepared.config, &prepared.model_dir, device)?;
-    let objective = objective::build(prepared, &mut model, device)?;
-    let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
+    let Job { model, objective, mut optimizer } = Job::open(prepared)?;
     let objective = objective.as_ref();
     let examples = tokens::probed(prepared);
     let findings =

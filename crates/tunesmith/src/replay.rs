@@ -1,11 +1,10 @@
 //! The step that broke a run, on file: what it met, where the weights before it are, and its micro-batches.
 
 use crate::{
-    cli::ReplayArgs,
+    cli::{FinetuneArgs, ReplayArgs},
     exit::{Exit, Failure},
-    load, locate,
-    objective::ObjectiveKind,
-    recipe::Recipe,
+    job::Job,
+    prepare::{Plan, now},
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -15,9 +14,8 @@ use std::{
     process::ExitCode,
     sync::atomic::AtomicBool,
 };
-use tunesmith_model::Config;
 use tunesmith_tokens::Batch;
-use tunesmith_train::{AdamW, Checkpoint, Disk, Sft, TrainError, measure};
+use tunesmith_train::{Checkpoint, Disk, TrainError, measure};
 
 /// A broken step.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,18 +54,11 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let replay: Replay = serde_json::from_str(&text).map_err(bad)?;
     let run = args.file.parent().unwrap_or(Path::new("."));
     let path = run.join("recipe.toml");
-    let recipe = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let recipe: Recipe = toml::from_str(&recipe).with_context(|| path.display().to_string())?;
-    let knobs = &recipe.model;
-    let dir = locate::model(&knobs.name, Some(&knobs.revision), recipe.source, true)?.dir;
-    if recipe.objective.kind != ObjectiveKind::Sft {
-        let text =
-            "replay makes steps of supervised fine-tuning again, and this run learned otherwise";
-        return Err(Failure(Exit::BadConfig, text.into()).into());
-    }
-    let device = load::device(knobs.device)?;
-    let model = load::for_training(&recipe, &Config::from_dir(&dir)?, &dir, device)?;
-    let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
+    let args = FinetuneArgs { recipe: Some(path.display().to_string()), ..Default::default() };
+    let plan = Plan::new(&args)?;
+    let clock = plan.recipe.data.clock;
+    let prepared = plan.prepare(if clock == 0 { now() } else { clock })?;
+    let Job { model, objective, mut optimizer } = Job::open(&prepared)?;
     if replay.checkpoint.is_some() {
         let root = run.join("checkpoints");
         Checkpoint::at(&Disk::default(), &root, replay.step - 1)?
@@ -81,8 +72,9 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode> {
         run.display(),
         replay.batches.len()
     )?;
+    let seed = prepared.recipe.seed;
     let never = AtomicBool::new(false);
-    match measure(&model, &optimizer, &Sft, &replay.batches, recipe.seed, &never) {
+    match measure(&model, &optimizer, objective.as_ref(), &replay.batches, seed, &never) {
         Ok(measured) => {
             let found = measured.map_or((f64::NAN, f64::NAN), |m| (m.loss, m.gradients.norm));
             writeln!(out, "loss {}, gradient norm {}: this time it is finite", found.0, found.1)?;

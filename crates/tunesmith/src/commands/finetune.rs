@@ -3,32 +3,28 @@
 use crate::{
     checks::{self, Verdict, tokens},
     cli::{FinetuneArgs, ResumeFrom},
-    consumed::RowLog,
     exit::{Exit, Failure},
     identity::{identity, refuse_changes},
-    load,
-    objective::{self, ObjectiveKind},
+    job::Job,
     preflight,
     prepare::{self, Plan, Prepared, now},
     recipe::Recipe,
     replay::Replay,
     report::{self, Facts},
     run_dir::{REHEARSAL, RunDir},
+    run_log::RunLog,
     samples,
+    saves::{rehearse_save, room, save_final},
     signals::Signals,
 };
 use anyhow::{Context, Result};
 use serde_json::json;
-use std::{io::Write, path::Path, process::ExitCode, time::Instant};
-use tch::Tensor;
+use std::{io::Write, process::ExitCode, time::Instant};
 use tunesmith_data::Ledger;
 use tunesmith_model::{LoadOptions, Transformer};
-use tunesmith_report::{EventWriter, MetricsLog, Progress, Record, progress::Update, system};
+use tunesmith_report::{MetricsLog, Progress};
 use tunesmith_tokens::{BatchSource, SourceError};
-use tunesmith_train::{
-    AdamW, Checkpoint, Confusion, Disk, Event, Outcome, Run, RunState, Snapshot, Spike, StepRecord,
-    check_space, commit_dir, train,
-};
+use tunesmith_train::{Checkpoint, Disk, Event, Outcome, Run, RunState, Spike, train};
 
 pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let signals = Signals::catch()?;
@@ -69,12 +65,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         preflight::run(&prepared, &dir.file(REHEARSAL))?;
     }
 
-    let recipe = &prepared.recipe;
-    let device = load::device(recipe.model.device)?;
-    let kind = recipe.model.dtype.kind();
-    let mut model = load::for_training(recipe, &prepared.config, &prepared.model_dir, device)?;
-    let objective = objective::build(&prepared, &mut model, device)?;
-    let mut optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
+    let Job { model, objective, mut optimizer } = Job::open(&prepared)?;
     let mut state = RunState::default();
     if let Some(checkpoint) = &checkpoint {
         checkpoint.restore(&model, &mut optimizer)?;
@@ -133,7 +124,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     };
     let progress = Progress::stderr(progress_at(resumed, prepared.stream.epoch()));
     let logged = state.extra["logged"].as_u64();
-    let mut log = Log::open(&dir, resumed, logged, tokens_before, progress)?;
+    let mut log = RunLog::open(&dir, resumed, logged, tokens_before, progress)?;
     let (mut late, accumulate) = (save_seconds, prepared.recipe.train.accumulate as f64);
     let mut on_event = |event: Event<'_>| -> Result<(), SourceError> {
         match event {
@@ -168,15 +159,8 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
                 let name = format!("replay-step-{step:09}.json");
                 dir.write(&name, &serde_json::to_string(&replay)?)?;
                 let path = dir.file(&name);
-                match prepared.recipe.objective.kind {
-                    ObjectiveKind::Sft => {
-                        tracing::warn!(
-                            "`tunesmith replay {}` makes this step again",
-                            path.display()
-                        )
-                    }
-                    _ => tracing::warn!("{} holds the step's batches", path.display()),
-                }
+                let path = path.display();
+                tracing::warn!("`tunesmith replay {path}` makes this step again");
             }
             Event::Saving(state) => {
                 // What a resumed run builds on is on disk before its checkpoint is.
@@ -222,6 +206,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     if Checkpoint::place(&checkpoints, state.step).exists() && signals.leave_at_once(true) {
         return Ok(Exit::Preempted.into()); // a signal has come since the last step
     }
+    let (kind, device) = (model.kind(), model.device());
     drop(objective); // a reference may be a second model
     drop(optimizer); // its moments are larger than the model that answers below
     save_final(&dir.final_model(), &model, &prepared)?;
@@ -233,7 +218,8 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let before = match prepared.recipe.model.from_scratch || prompts.is_empty() {
         true => None,
         false => {
-            let base = Transformer::load(&prepared.model_dir, LoadOptions::frozen(kind, device))?;
+            let options = LoadOptions::frozen(kind, device);
+            let base = Transformer::load(&prepared.model_dir, options)?;
             Some(samples::answer(&base, &prepared.encoder, &prompts, max_new_tokens)?)
         }
     };
@@ -251,47 +237,6 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     report::write(&facts, &dir)?;
     report::say(&facts, &dir)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the disk holds all the checkpoints that there will be, before the first step is made.
-fn room(dir: &RunDir, model: &Transformer, optimizer: &AdamW, prepared: &Prepared) -> Result<()> {
-    let knobs = &prepared.recipe.train;
-    if knobs.save_every == 0 {
-        return Ok(());
-    }
-    let bytes = |tensors: &mut dyn Iterator<Item = &Tensor>| {
-        tensors.map(|t| (t.numel() * t.kind().elt_size_in_bytes()) as u64).sum::<u64>()
-    };
-    let weights = bytes(&mut model.params().iter().map(|p| &p.tensor));
-    let trained = bytes(&mut model.params().iter().filter(|p| p.trainable()).map(|p| &p.tensor));
-    let moments = optimizer.state();
-    let one = trained + bytes(&mut moments.iter().map(|(_, tensor)| tensor));
-    let there = std::fs::read_dir(dir.checkpoints()).into_iter().flatten().count() as u64;
-    let n_steps = (knobs.max_steps > 0).then_some(knobs.max_steps);
-    let n = knobs.keep(&RunState::default()).at_most(n_steps, knobs.save_every, knobs.keep_best);
-    Ok(check_space(dir.root(), weights + one * n.saturating_sub(there))?)
-}
-
-/// What a save takes on this disk, in seconds, and whether it fits into the grace that a signal leaves.
-fn rehearse_save(
-    dir: &RunDir,
-    state: &RunState,
-    model: &Transformer,
-    optimizer: &AdamW,
-    grace: u64,
-) -> Result<f64> {
-    let started = Instant::now();
-    let snapshot = Snapshot::take(state, model, optimizer);
-    snapshot.rehearse(&dir.checkpoints())?;
-    let seconds = started.elapsed().as_secs_f64();
-    let size = tunesmith_report::format::si(snapshot.n_bytes() as f64);
-    match seconds < grace as f64 {
-        true => tracing::info!("a save takes {seconds:.1} s ({size}B); grace is {grace} s"),
-        false => tracing::warn!(
-            "a save takes {seconds:.1} s ({size}B), longer than the grace of {grace} s: what a signal interrupts is lost back to the newest checkpoint; save often, or train fewer parameters"
-        ),
-    }
-    Ok(seconds)
 }
 
 fn spike_text(spike: &Spike) -> String {
@@ -326,129 +271,4 @@ fn header(prepared: &Prepared) -> Vec<String> {
         prepared.warnings.iter().map(|warning| format!("warning: {}", warning.replace('\n', " "))),
     );
     lines
-}
-
-/// `final/`: a directory that transformers loads, or PEFT where an adapter was trained.
-fn save_final(target: &Path, model: &Transformer, prepared: &Prepared) -> Result<()> {
-    if target.exists() {
-        std::fs::remove_dir_all(target).with_context(|| target.display().to_string())?;
-    }
-    let needed = model
-        .params()
-        .iter()
-        .map(|p| p.tensor.numel() * p.tensor.kind().elt_size_in_bytes())
-        .sum::<usize>();
-    commit_dir(target, needed as u64, |dir| {
-        match prepared.recipe.adapter.is_used() {
-            true => {
-                let base = &prepared.recipe.model.name;
-                model.save_adapter(0, dir, base, &prepared.model_dir)?;
-            }
-            false => model.save(dir, &prepared.model_dir)?,
-        }
-        if let Some(certificate) = &prepared.certificate {
-            load::write_certificate(dir, certificate)?;
-        }
-        let template = dir.join("chat_template.jinja");
-        if let (Some(used), false) = (prepared.encoder.template(), prepared.has_own_template()) {
-            // A base model leaves with the template it was trained in, or nobody could talk to it.
-            std::fs::write(&template, used.source())
-                .map_err(|source| tunesmith_train::TrainError::Io { path: template, source })?;
-        }
-        Ok(())
-    })?;
-    Ok(())
-}
-
-/// Everything that records a step.
-struct Log {
-    metrics: MetricsLog,
-    rows: RowLog,
-    events: EventWriter,
-    progress: Progress,
-    tokens_before: u64,
-    /// Of the newest evaluation, where there are classes.
-    confusion: Option<Confusion>,
-}
-
-impl Log {
-    /// Goes on after step `resumed`, of which and before which there were so many records; what a run that was killed
-    /// logged later is cut off.
-    fn open(
-        dir: &RunDir,
-        resumed: u64,
-        logged: Option<u64>,
-        tokens_before: u64,
-        progress: Progress,
-    ) -> Result<Self> {
-        let (path, board) = (dir.file("metrics.jsonl"), dir.file("tensorboard"));
-        let events = match board.exists() {
-            true => EventWriter::resume(&board, resumed)?,
-            false => EventWriter::create(&board)?,
-        };
-        let metrics = match logged {
-            Some(logged) => MetricsLog::resume_at(&path, logged)?,
-            None => MetricsLog::resume(&path, resumed)?,
-        };
-        let rows = RowLog::resume(&dir.file("rows.jsonl"), resumed)?;
-        Ok(Self { metrics, rows, events, progress, tokens_before, confusion: None })
-    }
-
-    /// Goes on after step `to`: what was logged of later steps is cut off.
-    fn roll_back(&mut self, dir: &RunDir, to: u64) -> Result<()> {
-        self.metrics = MetricsLog::resume(&dir.file("metrics.jsonl"), to)?;
-        self.rows = RowLog::resume(&dir.file("rows.jsonl"), to)?;
-        self.events = EventWriter::resume(&dir.file("tensorboard"), to)?;
-        Ok(())
-    }
-
-    fn step(&mut self, step: &StepRecord, n_steps: u64, progress: f64) -> Result<(), SourceError> {
-        let mut record = Record::new(step.step)
-            .with("epoch", step.epoch)
-            .with("loss", step.loss)
-            .with("grad_norm", step.grad_norm)
-            .with("learning_rate", step.learning_rate)
-            .with("num_tokens", step.num_tokens);
-        step.metrics.iter().for_each(|(name, value)| record.set(name, *value));
-        record.set("tokens_per_second", step.tokens_per_second);
-        self.write(&record)?;
-        self.rows.write(step.step, &step.rows)?;
-        self.progress.update(&Update {
-            step: step.step,
-            n_steps: (n_steps > 0).then_some(n_steps),
-            progress,
-            loss: step.loss,
-            lr: step.learning_rate,
-            n_tokens: step.num_tokens.saturating_sub(self.tokens_before),
-            memory: system::rss(),
-        });
-        self.tokens_before = step.num_tokens;
-        Ok(())
-    }
-
-    fn evaluated(
-        &mut self,
-        step: u64,
-        evaluation: &tunesmith_train::Evaluation,
-    ) -> Result<(), SourceError> {
-        let mut record = Record::new(step).with("eval_loss", evaluation.loss);
-        evaluation
-            .metrics
-            .iter()
-            .for_each(|(name, value)| record.set(&format!("eval_{name}"), *value));
-        record.set("eval_runtime", evaluation.seconds);
-        self.write(&record)?;
-        self.confusion.clone_from(&evaluation.confusion);
-        self.progress.note(&format!(
-            "step {step}  eval_loss {}",
-            tunesmith_report::format::loss(evaluation.loss)
-        ));
-        Ok(())
-    }
-
-    fn write(&mut self, record: &Record) -> Result<(), SourceError> {
-        self.metrics.write(record)?;
-        self.events.write(record)?;
-        Ok(())
-    }
 }
