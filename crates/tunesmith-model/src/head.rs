@@ -35,9 +35,11 @@ impl Head {
         Self { linear: Linear::around(name, weight), vocab_size }
     }
 
-    /// Rows whose logits are held at once.
-    fn chunk_rows(&self) -> i64 {
-        (CHUNK_ELEMENTS / self.vocab_size / 64).max(1) * 64
+    /// Rows whose logits are held at once, of `n`: chunks of nearly one size.
+    fn chunk_rows(&self, n: i64) -> i64 {
+        let most = (CHUNK_ELEMENTS / self.vocab_size / 64).max(1) * 64;
+        let chunks = (n + most - 1) / most;
+        (n + chunks * 64 - 1) / (chunks * 64) * 64
     }
 
     /// `hidden` (R, C) → logits (R, V) in fp32.
@@ -51,10 +53,10 @@ impl Head {
 
     /// Log-probabilities of `labels` (R), i64, given `hidden` (R, C).
     pub fn score(&self, hidden: &Tensor, labels: &Tensor, pass: &Pass) -> TokenScores {
-        if let Some(scores) = self.score_fused(hidden, labels, pass) {
+        if let Some(scores) = self.score_fused(hidden, labels, None, pass) {
             return scores;
         }
-        let rows = self.chunk_rows();
+        let rows = self.chunk_rows(hidden.size()[0].max(1));
         let chunks: Vec<(Tensor, Tensor)> = hidden
             .split(rows, 0)
             .iter()
@@ -68,5 +70,18 @@ impl Head {
             .collect();
         let (logprobs, correct): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
         TokenScores { logprobs: Tensor::cat(&logprobs, 0), correct: Tensor::cat(&correct, 0) }
+    }
+
+    /// As [`Head::score`], where it is known what gradient each log-probability will get: `gradients` (R), fp32. Then the
+    /// head's own gradient is made on the way, and no product is made twice. Backward with other gradients is an error.
+    pub fn score_knowing(
+        &self,
+        hidden: &Tensor,
+        labels: &Tensor,
+        gradients: &Tensor,
+        pass: &Pass,
+    ) -> TokenScores {
+        self.score_fused(hidden, labels, Some(gradients), pass)
+            .unwrap_or_else(|| self.score(hidden, labels, pass))
     }
 }

@@ -49,7 +49,7 @@ pub fn evaluate(
         n_tokens += batch.len();
         Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(&batch)));
         let statistic = objective.statistic(model, std::slice::from_ref(&batch))?;
-        let terms = forward(model, objective, &batch, Pass::default(), statistic)?;
+        let terms = forward(model, objective, &batch, Pass::default(), (statistic, None))?;
         for term in terms.terms {
             sums.add(term.unit, term.weight * term.sum.double_value(&[]));
         }

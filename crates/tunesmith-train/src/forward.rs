@@ -17,6 +17,8 @@ pub struct Reading<'a> {
     pub hidden: Tensor,
     /// What the objective's [`statistic`](crate::Objective::statistic) said of the step.
     pub statistic: f64,
+    /// What the objective's [`known_gradients`](crate::Objective::known_gradients) said.
+    pub known: Option<Vec<f32>>,
 }
 
 impl<'a> Reading<'a> {
@@ -30,24 +32,32 @@ impl<'a> Reading<'a> {
         pass: &'a mut Pass<'_>,
     ) -> Result<Self, ModelError> {
         let hidden = model.hidden(&ragged(batch, model.device()), pass)?;
-        Ok(Self { model, batch, pass, hidden, statistic: 0.0 })
+        Ok(Self { model, batch, pass, hidden, statistic: 0.0, known: None })
     }
 
     /// The same hidden states with other labels: `batch` has the same tokens.
     pub(crate) fn with_batch(&self, batch: &'a Batch) -> Self {
-        Self { batch, hidden: self.hidden.shallow_clone(), ..*self }
+        Self { batch, hidden: self.hidden.shallow_clone(), known: None, ..*self }
     }
 
     /// Scores of the trained labels, in order. Only rows whose label is trained meet the head.
     pub fn token_scores(&self) -> TokenScores {
         let (rows, labels): (Vec<i64>, Vec<i64>) =
             (0i64..).zip(&self.batch.labels).filter(|&(_, &label)| label != IGNORE).unzip();
-        let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(self.hidden.device());
+        let device = self.hidden.device();
+        let to_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
         let (head, labels) = (self.model.head(), to_device(&labels)); // (R)
-        if rows.len() == self.batch.len() {
-            return head.score(&self.hidden, &labels, self.pass);
+        let hidden = match rows.len() == self.batch.len() {
+            true => self.hidden.shallow_clone(),
+            false => self.hidden.index_select(0, &to_device(&rows)),
+        };
+        match &self.known {
+            Some(known) => {
+                let known = Tensor::from_slice(known).to_device(device);
+                head.score_knowing(&hidden, &labels, &known, self.pass)
+            }
+            None => head.score(&hidden, &labels, self.pass),
         }
-        head.score(&self.hidden.index_select(0, &to_device(&rows)), &labels, self.pass)
     }
 }
 

@@ -21,7 +21,7 @@ pub use evaluate::{Evaluation, evaluate};
 pub use forward::{Reading, ragged};
 pub use objective::{
     Classify, Confusion, DocKey, Kto, LossKnobs, Metric, Objective, PAIR_LOSSES, PairLoss, Pairs,
-    Preference, Reference, Reward, Sft, Term, Terms, Unit,
+    PerUnit, Preference, Reference, Reward, Sft, Term, Terms, Unit,
 };
 pub use schedule::{Decay, Schedule};
 pub use spike::{OnSpike, Recent, Spike};

@@ -61,6 +61,13 @@ pub trait Objective {
         let _ = (model, batches);
         Ok(0.0)
     }
+
+    /// The derivative of the step's loss by each log-probability of [`Reading::token_scores`], where it does not depend on
+    /// them; `counts` are the step's. Then the head makes its gradient on the way and no product twice.
+    fn known_gradients(&self, batch: &Batch, counts: &PerUnit) -> Option<Vec<f32>> {
+        let _ = (batch, counts);
+        None
+    }
 }
 
 /// What an objective makes of one micro-batch.
@@ -124,7 +131,7 @@ impl Unit {
 
 /// One number per [`Unit`]: how many there are, or the sum of the losses counted in it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct PerUnit([f64; Unit::ALL.len()]);
+pub struct PerUnit([f64; Unit::ALL.len()]);
 
 impl PerUnit {
     pub(crate) fn count<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
@@ -139,7 +146,8 @@ impl PerUnit {
         self.0[unit as usize] += value;
     }
 
-    pub(crate) fn get(&self, unit: Unit) -> f64 {
+    /// That of `unit`.
+    pub fn get(&self, unit: Unit) -> f64 {
         self.0[unit as usize]
     }
 

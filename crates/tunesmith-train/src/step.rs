@@ -97,13 +97,14 @@ pub fn measure(
     Ok(Some(Measured { loss, gradients, metrics: averages(&metrics) }))
 }
 
-/// The terms of `batch`; none where it holds nothing that `objective` counts.
+/// The terms of `batch`; none where it holds nothing that `objective` counts. `statistic` and `known`: see
+/// [`Reading`].
 pub(crate) fn forward(
     model: &Transformer,
     objective: &dyn Objective,
     batch: &Batch,
     mut pass: Pass<'_>,
-    statistic: f64,
+    (statistic, known): (f64, Option<Vec<f32>>),
 ) -> Result<Terms, TrainError> {
     if PerUnit::count([batch]).lacks(objective.units()) {
         return Ok(Terms::default());
@@ -114,7 +115,7 @@ pub(crate) fn forward(
         return Err(TrainError::Weights { row: doc.map_or(0, |doc| doc.row) });
     }
     let reading = Reading::new(model, batch, &mut pass)?;
-    objective.terms(&Reading { statistic, ..reading })
+    objective.terms(&Reading { statistic, known, ..reading })
 }
 
 /// Leaves the gradient of the loss in the parameters; returns that loss, and the metrics' sums. `None`: broken off.
@@ -136,8 +137,9 @@ fn backward(
         }
         let dropout = Some(DropoutKey { micro_batch, ..dropout });
         let pass = Pass { dropout, ..Pass::default() };
+        let known = objective.known_gradients(batch, counts);
         let Terms { terms, metrics: of_batch, .. } =
-            forward(model, objective, batch, pass, statistic)?;
+            forward(model, objective, batch, pass, (statistic, known))?;
         merge(&mut metrics, of_batch);
         // A unit of which the step has none gives an empty sum, which nothing divides.
         let parts = terms.iter().filter(|term| counts.get(term.unit) != 0.0);

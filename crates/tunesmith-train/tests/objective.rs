@@ -187,9 +187,9 @@ impl Objective for Overflowing {
     }
 
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
-        let Reading { model, batch, pass, hidden, statistic } = reading;
-        let (hidden, statistic) = (hidden * f64::INFINITY, *statistic);
-        Sft.terms(&Reading { model, batch, pass, hidden, statistic })
+        let Reading { model, batch, pass, hidden, .. } = reading;
+        let hidden = hidden * f64::INFINITY;
+        Sft.terms(&Reading { model, batch, pass, hidden, statistic: 0.0, known: None })
     }
 }
 

@@ -2,75 +2,128 @@
 //!
 //! Shapes: R rows, C width, V vocabulary.
 //!
-//! The backward pass makes a chunk's logits again, turns them into their gradient in place and multiplies from there:
-//! one product more than keeping them, a logits tensor of R · V less, and right for any objective's gradient.
+//! Where the gradient of each log-probability is known beforehand, a chunk's logits become their own gradient at once and
+//! are multiplied from there. For any other objective the backward pass makes them again: one product more.
 
 use super::{Head, TokenScores};
 use crate::{
     Pass,
-    linear::LinearOp,
+    linear::{LinearOp, Saved},
     node,
     ragged::{rounded, with_zeros},
 };
 use tch::{Kind, Tensor};
 use tunesmith_kernels as kernels;
 
+/// What the head reads, a chunk of rows at a time.
+struct Rows {
+    linear: LinearOp,
+    hidden: Tensor,
+    labels: Tensor,
+    per_chunk: i64,
+}
+
 impl Head {
-    /// As [`Head::score`], fused; `None` where there is no fused form.
+    /// [`Head::score`] or, where the gradient of each log-probability is `known`, [`Head::score_knowing`], fused; `None`
+    /// where there is no fused form.
     pub(super) fn score_fused(
         &self,
         hidden: &Tensor,
         labels: &Tensor,
+        known: Option<&Tensor>,
         pass: &Pass,
     ) -> Option<TokenScores> {
         if !node::fits(hidden, pass) || hidden.size()[0] == 0 {
             return None;
         }
-        let linear = self.linear.op(pass);
         let (n, whole) = (hidden.size()[0], rounded(hidden.size()[0]));
-        let (input, labels) = (with_zeros(&hidden.detach(), whole), with_zeros(labels, whole));
-        let rows = self.chunk_rows();
-        let [scores, lse, correct] = tch::no_grad(|| score(&linear, &input, &labels, rows));
-        let [scores, correct] = [scores, correct].map(|x| x.narrow(0, 0, n).copy());
-        let leaves: Vec<Tensor> = linear.leaves().iter().map(|leaf| leaf.shallow_clone()).collect();
-        node::attach(c"head", hidden, &leaves, &scores, move |grad, want_dx| {
-            let grad = with_zeros(&grad.to_kind(Kind::Float), whole);
-            let dx = backward(&linear, [&input, &labels, &lse, &grad], rows, want_dx);
-            dx.map(|dx| dx.narrow(0, 0, n))
+        let rows = Rows {
+            linear: self.linear.op(pass),
+            hidden: with_zeros(&hidden.detach(), whole),
+            labels: with_zeros(labels, whole),
+            per_chunk: self.chunk_rows(whole),
+        };
+        let leaves: Vec<Tensor> =
+            rows.linear.leaves().into_iter().map(Tensor::shallow_clone).collect();
+        let own = |x: &Tensor| x.narrow(0, 0, n).copy();
+        let Some(known) = known else {
+            let [scores, lse, correct] = rows.score(|_, _, _, _| {});
+            let scores = TokenScores { logprobs: own(&scores), correct: own(&correct) };
+            node::attach(c"head", hidden, &leaves, &scores.logprobs, move |grad, want_dx| {
+                let grad = with_zeros(&grad.to_kind(Kind::Float), whole);
+                Some(rows.descend(&lse, &grad, want_dx)?.narrow(0, 0, n))
+            });
+            return Some(scores);
+        };
+        let grad = with_zeros(known, whole);
+        let dx = hidden.requires_grad().then(|| rows.hidden.empty_like());
+        let [scores, _, correct] = rows.score(|start, logits, saved, lse| {
+            rows.descend_chunk(start, logits, saved, [lse, &grad], dx.as_ref());
         });
-        Some(TokenScores { logprobs: scores, correct })
+        let scores = TokenScores { logprobs: own(&scores), correct: own(&correct) };
+        let known = known.shallow_clone();
+        node::attach(c"head", hidden, &leaves, &scores.logprobs, move |grad, _| {
+            let off = ((grad - &known).abs().max() / known.abs().max()).double_value(&[]);
+            assert!(
+                off < 1e-5,
+                "log-probabilities got another gradient than was said: off by {off:e}"
+            );
+            Some(dx?.narrow(0, 0, n))
+        });
+        Some(scores)
     }
 }
 
-/// Log-probabilities (R), their softmaxes' denominators (R), and whether the label is the best (R).
-fn score(linear: &LinearOp, hidden: &Tensor, labels: &Tensor, rows: i64) -> [Tensor; 3] {
-    let mut parts: [Vec<Tensor>; 3] = Default::default();
-    for (hidden, labels) in hidden.split(rows, 0).iter().zip(labels.split(rows, 0)) {
-        let scores = kernels::label_scores(&linear.forward(hidden).0, &labels);
-        parts[0].push(scores.logprobs);
-        parts[1].push(scores.lse);
-        parts[2].push(scores.correct);
+impl Rows {
+    /// Log-probabilities (R), their softmaxes' denominators (R), and whether the label is the best (R). `then` may use up
+    /// each chunk: its first row, its logits, what the layer kept, its denominators.
+    fn score(&self, mut then: impl FnMut(i64, Tensor, Saved, &Tensor)) -> [Tensor; 3] {
+        let _no_grad = tch::no_grad_guard();
+        let mut parts: [Vec<Tensor>; 3] = Default::default();
+        for start in self.starts() {
+            let (logits, saved) = self.linear.forward(&self.chunk(&self.hidden, start));
+            let scores = kernels::label_scores(&logits, &self.chunk(&self.labels, start));
+            then(start, logits, saved, &scores.lse);
+            parts[0].push(scores.logprobs);
+            parts[1].push(scores.lse);
+            parts[2].push(scores.correct);
+        }
+        parts.map(|part| Tensor::cat(&part, 0))
     }
-    parts.map(|part| Tensor::cat(&part, 0))
-}
 
-fn backward(
-    linear: &LinearOp,
-    [hidden, labels, lse, grad]: [&Tensor; 4],
-    rows: i64,
-    want_dx: bool,
-) -> Option<Tensor> {
-    let dx = want_dx.then(|| Tensor::empty(hidden.size(), (hidden.kind(), hidden.device())));
-    let n = hidden.size()[0];
-    for start in (0..n).step_by(rows as usize) {
-        let part = |x: &Tensor| x.narrow(0, start, rows.min(n - start));
-        let hidden = part(hidden);
-        let (logits, saved) = linear.forward(&hidden);
-        kernels::label_scores_backward_(&logits, &part(labels), &part(lse), &part(grad));
-        let of_hidden = linear.backward(saved, &hidden, &logits, want_dx);
-        if let (Some(dx), Some(of_hidden)) = (&dx, of_hidden) {
-            part(dx).copy_(&of_hidden);
+    /// From the log-probabilities' gradient to the parameters' and, where it is wanted, that of the hidden states.
+    fn descend(&self, lse: &Tensor, grad: &Tensor, want_dx: bool) -> Option<Tensor> {
+        let dx = want_dx.then(|| self.hidden.empty_like());
+        for start in self.starts() {
+            let (logits, saved) = self.linear.forward(&self.chunk(&self.hidden, start));
+            let lse = self.chunk(lse, start);
+            self.descend_chunk(start, logits, saved, [&lse, grad], dx.as_ref());
+        }
+        dx
+    }
+
+    fn descend_chunk(
+        &self,
+        start: i64,
+        logits: Tensor,
+        saved: Saved,
+        [lse, grad]: [&Tensor; 2], // of the chunk; of all rows
+        dx: Option<&Tensor>,
+    ) {
+        let (labels, grad) = (self.chunk(&self.labels, start), self.chunk(grad, start));
+        kernels::label_scores_backward_(&logits, &labels, lse, &grad); // logits are their gradient now
+        let hidden = self.chunk(&self.hidden, start);
+        let of_hidden = self.linear.backward(saved, &hidden, &logits, dx.is_some());
+        if let (Some(dx), Some(of_hidden)) = (dx, of_hidden) {
+            self.chunk(dx, start).copy_(&of_hidden);
         }
     }
-    dx
+
+    fn starts(&self) -> impl Iterator<Item = i64> {
+        (0..self.hidden.size()[0]).step_by(self.per_chunk as usize)
+    }
+
+    fn chunk(&self, x: &Tensor, start: i64) -> Tensor {
+        x.narrow(0, start, self.per_chunk.min(x.size()[0] - start))
+    }
 }

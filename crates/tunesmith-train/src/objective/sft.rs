@@ -2,9 +2,10 @@
 //!
 //! loss = −Σ wᵢ ln p(yᵢ | y₍<ᵢ₎) / Σ wᵢ, over the trained tokens of the whole step; w is 1 unless a row says otherwise.
 
-use super::{Metric, Objective, Term, Terms, Unit, trained_weights};
+use super::{Metric, Objective, PerUnit, Term, Terms, Unit, trained_weights};
 use crate::{Reading, TrainError};
 use tch::{Kind, Tensor};
+use tunesmith_tokens::Batch;
 
 /// Cross-entropy on trained tokens.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,5 +34,11 @@ impl Objective for Sft {
         };
         let term = Term { unit: Unit::Tokens, weight: 1.0, sum: nll.sum(Kind::Float) };
         Ok(Terms { terms: vec![term], metrics: vec![accuracy], ..Terms::default() })
+    }
+
+    fn known_gradients(&self, batch: &Batch, counts: &PerUnit) -> Option<Vec<f32>> {
+        let share = (1.0 / counts.get(Unit::Tokens)) as f32;
+        let weights = trained_weights(batch).unwrap_or_else(|| vec![1.0; batch.n_trained()]);
+        Some(weights.iter().map(|weight| -weight * share).collect())
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn find(
             return Ok((module, rows.into_iter().collect()));
         }
         let statistic = objective.statistic(model, std::slice::from_ref(batch))?;
-        let terms = forward(model, objective, batch, Pass::default(), statistic)?.terms;
+        let terms = forward(model, objective, batch, Pass::default(), (statistic, None))?.terms;
         if terms.iter().any(|term| !term.sum.double_value(&[]).is_finite()) {
             return Ok(("the objective".into(), of(batch)));
         }
