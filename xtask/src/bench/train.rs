@@ -1,5 +1,5 @@
-//! `cargo xtask bench train`: full fine-tuning of SmolLM2-135M, ours beside TRL's SFTTrainer, on the same 512-token rows
-//! of ids with every token trained, 2 rows a step.
+//! `cargo xtask bench train`: SmolLM2-135M, whole and by LoRA, ours beside TRL's SFTTrainer (and PEFT), on the same 512-token
+//! rows of ids with every token trained, 2 rows a step.
 //!
 //! One comparison per setting of the peer: fp32, bf16 autocast (against our bf16 with fp32 masters), pure bf16, and
 //! fp32 with what a knowing user would tune. Both sides must see the same first loss.
@@ -31,12 +31,28 @@ const MALLOC: &str =
 const TUNED: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:\
                      glibc.malloc.trim_threshold=8589934592";
 
-/// Name, our dtype, the peer's dtype, and how the peer is tuned.
-const SETTINGS: [[&str; 4]; 4] = [
-    ["fp32", "fp32", "fp32", "default"],
-    ["autocast", "bf16", "autocast", "default"],
-    ["bf16", "bf16", "bf16", "default"],
-    ["fp32-tuned", "fp32", "fp32", "tuned"],
+/// One comparison.
+struct Setting {
+    name: &'static str,
+    ours: &'static str,
+    peer: &'static str,
+    what: &'static str,
+    tuning: &'static str,
+}
+
+const fn setting(name: &'static str, kinds: [&'static str; 2], how: [&'static str; 2]) -> Setting {
+    Setting { name, ours: kinds[0], peer: kinds[1], what: how[0], tuning: how[1] }
+}
+
+const SETTINGS: [Setting; 8] = [
+    setting("fp32", ["fp32", "fp32"], ["full", "default"]),
+    setting("autocast", ["bf16", "autocast"], ["full", "default"]),
+    setting("bf16", ["bf16", "bf16"], ["full", "default"]),
+    setting("fp32-tuned", ["fp32", "fp32"], ["full", "tuned"]),
+    setting("lora-fp32", ["fp32", "fp32"], ["lora", "default"]),
+    setting("lora-bf16", ["bf16", "bf16"], ["lora", "default"]),
+    setting("lora-fp32-tuned", ["fp32", "fp32"], ["lora", "tuned"]),
+    setting("lora-bf16-tuned", ["bf16", "bf16"], ["lora", "tuned"]),
 ];
 
 /// Runs the settings, or the one that `--only` names, and prints the comparison.
@@ -44,12 +60,12 @@ const SETTINGS: [[&str; 4]; 4] = [
 /// # Errors
 /// Something is missing, a side fails, or the first losses differ by more than rounding.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let chosen: Vec<&[&str; 4]> = SETTINGS
+    let chosen: Vec<&Setting> = SETTINGS
         .iter()
-        .filter(|setting| options.only.as_deref().is_none_or(|only| only == setting[0]))
+        .filter(|setting| options.only.as_deref().is_none_or(|only| only == setting.name))
         .collect();
     if chosen.is_empty() {
-        let names = SETTINGS.map(|setting| setting[0]).join(", ");
+        let names = SETTINGS.map(|setting| setting.name).join(", ");
         bail!("--only: expected one of {names}");
     }
     let ids = temporary("ids.json", &serde_json::to_string(&rows_of_ids(ROWS, ROW_TOKENS))?)?;
@@ -68,17 +84,17 @@ pub(super) fn as_the_binary(command: Cmd) -> Cmd {
     command.env(SPIN.0, SPIN.1).env("GLIBC_TUNABLES", MALLOC)
 }
 
-fn compare(options: &Options, chosen: &[&[&str; 4]], ids: &str) -> Result<()> {
+fn compare(options: &Options, chosen: &[&Setting], ids: &str) -> Result<()> {
     let ours = ours()?;
     let model = options.part(MODEL)?.display().to_string();
     let counts = [PER_STEP.to_string(), STEPS.to_string()];
     let (mut table, mut settings) = (Vec::new(), Vec::new());
-    for [name, kind, peer_kind, tuning] in chosen {
-        let arguments = [&model, *kind, ids].map(str::to_owned).into_iter().chain(counts.clone());
-        let command = as_the_binary(ours.clone()).args(arguments);
+    for Setting { name, ours: kind, peer: peer_kind, what, tuning } in chosen {
+        let arguments = [&model, *kind, *what, ids].map(str::to_owned);
+        let command = as_the_binary(ours.clone()).args(arguments).args(counts.clone());
         let mut sides = vec![Side { name: "tunesmith", command }];
         if options.peer {
-            let arguments = [&model, *peer_kind, "full", tuning, ids].map(str::to_owned);
+            let arguments = [&model, *peer_kind, *what, tuning, ids].map(str::to_owned);
             let command = peer::script("train.py")?.args(arguments).args(counts.clone());
             let mut command = command.env(SPIN.0, SPIN.1);
             if *tuning == "tuned" {
@@ -132,11 +148,20 @@ pub(super) fn rows_of_ids(n: usize, n_tokens: usize) -> Vec<Vec<u64>> {
     (0..n).map(|_| (0..n_tokens).map(|_| next()).collect()).collect()
 }
 
-const HEADER: [&str; 7] =
-    ["setting", "side", "tokens/s", "CPU s/step", "peak MiB", "first step s", "loss"];
+const HEADER: [&str; 8] =
+    ["setting", "side", "tokens/s", "of peak", "CPU s/step", "peak MiB", "first step s", "loss"];
 
 fn tokens_per_s(runs: &Runs) -> Result<f64> {
     Ok(runs.median("tokens")? / runs.median("seconds")?)
+}
+
+/// Useful work over what matrix products alone reach on this machine; of our side, which measures them.
+fn share_of_peak(runs: &Runs) -> Result<Option<f64>> {
+    if runs.figures.iter().any(|figures| figures["matmul_flop_per_s"].is_null()) {
+        return Ok(None);
+    }
+    let useful = runs.median("flop_per_token")? * tokens_per_s(runs)?;
+    Ok(Some(useful / runs.median("matmul_flop_per_s")?))
 }
 
 fn row(setting: &str, runs: &Runs) -> Result<Vec<String>> {
@@ -144,6 +169,7 @@ fn row(setting: &str, runs: &Runs) -> Result<Vec<String>> {
         setting.to_owned(),
         runs.name.to_owned(),
         format!("{:.0}", tokens_per_s(runs)?),
+        share_of_peak(runs)?.map_or_else(|| "-".into(), |share| format!("{:.0} %", 100.0 * share)),
         format!("{:.2}", runs.median("cpu_seconds")?),
         format!("{:.0}", runs.median("peak_mib")?),
         format!("{:.1}", runs.median("first_step")?),
@@ -157,7 +183,9 @@ fn row(setting: &str, runs: &Runs) -> Result<Vec<String>> {
 /// First losses further apart than bf16 rounds: the sides would not do the same.
 fn summary(setting: &str, runs: &[Runs]) -> Result<Value> {
     let side = |runs: &Runs| -> Result<Value> {
+        let share = share_of_peak(runs)?;
         Ok(json!({
+            "share_of_matmul_peak": share,
             "name": runs.name,
             "tokens_per_s": tokens_per_s(runs)?,
             "cpu_seconds": runs.median("cpu_seconds")?,
@@ -189,7 +217,7 @@ mod tests {
     fn runs(name: &'static str, seconds: f64, loss: f64) -> Runs {
         let figures = json!({
             "seconds": seconds, "cpu_seconds": 2.0 * seconds, "tokens": 1024, "first_step": 3.0,
-            "peak_mib": 3000, "loss": loss,
+            "peak_mib": 3000, "loss": loss, "flop_per_token": 1e9, "matmul_flop_per_s": 1e12,
         });
         Runs { name, figures: vec![figures] }
     }
@@ -197,7 +225,7 @@ mod tests {
     #[test]
     fn sides_are_compared() {
         let both = [runs("ours", 2.0, 12.0), runs("theirs", 8.0, 12.01)];
-        assert_eq!(row("fp32", &both[0]).unwrap()[2..4], ["512", "4.00"]);
+        assert_eq!(row("fp32", &both[0]).unwrap()[2..5], ["512", "51 %", "4.00"]);
         assert_eq!(summary("fp32", &both).unwrap()["speed"], 4.0);
         let apart = [runs("ours", 2.0, 12.0), runs("theirs", 8.0, 11.0)];
         assert!(summary("fp32", &apart).is_err());
