@@ -161,7 +161,11 @@ impl Linear {
         let (op, input) = (self.op(pass), x.detach());
         let (y, saved) = op.forward(&input);
         let leaves: Vec<Tensor> = op.leaves().into_iter().map(Tensor::shallow_clone).collect();
-        node::attach(c"linear", x, &leaves, &y, move |dy, dx| op.backward(saved, &input, dy, dx));
+        node::attach(c"linear", x, &leaves, &y, move |dy, want_dx| {
+            let mut dx = Dx::wanted(want_dx);
+            op.backward(saved, &input, dy, &mut dx);
+            dx.take()
+        });
         y
     }
 
@@ -246,6 +250,46 @@ enum WeightOp {
     Quantised { codes: Quantised, kind: Kind },
 }
 
+/// The gradient of an input that several layers may share.
+#[derive(Debug)]
+pub(crate) enum Dx {
+    /// Nobody asks for it.
+    Unwanted,
+    /// What has arrived so far.
+    Sum(Option<Tensor>),
+}
+
+impl Dx {
+    pub(crate) fn wanted(wanted: bool) -> Self {
+        if wanted { Self::Sum(None) } else { Self::Unwanted }
+    }
+
+    /// Adds a · b, in the product itself where something is there already.
+    pub(crate) fn add_product(&mut self, a: &Tensor, b: &Tensor) {
+        match self {
+            Self::Unwanted => {}
+            Self::Sum(Some(sum)) => _ = sum.addmm_(a, b),
+            Self::Sum(none) => *none = Some(a.matmul(b)),
+        }
+    }
+
+    pub(crate) fn add(&mut self, part: Tensor) {
+        match self {
+            Self::Unwanted => {}
+            Self::Sum(Some(sum)) => *sum += part,
+            Self::Sum(none) => *none = Some(part),
+        }
+    }
+
+    /// The sum; `None` where it is unwanted or nothing arrived.
+    pub(crate) fn take(self) -> Option<Tensor> {
+        match self {
+            Self::Unwanted => None,
+            Self::Sum(sum) => sum,
+        }
+    }
+}
+
 /// What [`LinearOp::forward`] keeps for its backward, beside the input.
 #[derive(Debug, Default)]
 pub(crate) struct Saved {
@@ -284,14 +328,8 @@ impl LinearOp {
         matvec_all(x, with_bias).map(|y| (y, Saved::default()))
     }
 
-    /// Adds this layer's parts of the gradient to its parameters'; returns dx (N, I) if it is wanted.
-    pub(crate) fn backward(
-        &self,
-        saved: Saved,
-        x: &Tensor,
-        dy: &Tensor,
-        dx: bool,
-    ) -> Option<Tensor> {
+    /// Adds this layer's parts of the gradient to its parameters', and to dx (N, I) if that is wanted.
+    pub(crate) fn backward(&self, saved: Saved, x: &Tensor, dy: &Tensor, dx: &mut Dx) {
         let _no_grad = tch::no_grad_guard();
         match (&self.weight, self.transposed) {
             (WeightOp::Dense(weight), true) => weight.accumulate_product(x, dy),
@@ -303,7 +341,8 @@ impl LinearOp {
         }
         match (&self.lora, saved.lora) {
             (Some(lora), Some(saved)) => lora.backward(&self.matrix(), saved, x, dy, dx),
-            _ => dx.then(|| dy.matmul(&self.matrix())),
+            _ if matches!(dx, Dx::Unwanted) => {}
+            _ => dx.add_product(dy, &self.matrix()),
         }
     }
 
@@ -401,7 +440,9 @@ mod tests {
             let input = x.detach();
             let (found, saved) = op.forward(&input);
             close(&what, &found, &y.detach());
-            let dx = op.backward(saved, &input, &dy, true).unwrap();
+            let mut dx = Dx::wanted(true);
+            op.backward(saved, &input, &dy, &mut dx);
+            let dx = dx.take().unwrap();
             close(&what, &dx, &expected[params.len()]);
             for (param, expected) in params.iter().zip(&expected) {
                 let found = param.main_grad().take().unwrap();

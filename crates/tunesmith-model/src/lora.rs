@@ -7,7 +7,10 @@
 //! g = m / ‖V‖, whose norm counts as a constant (section 4.3), and x' is x after dropout.
 //! A and B are kept in fp32 and rounded to the stream's dtype where they meet it.
 
-use crate::{Param, linear::Leaf};
+use crate::{
+    Param,
+    linear::{Dx, Leaf},
+};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -170,15 +173,15 @@ impl LoraOp {
         (y, LoraSaved { low, dora: Some(DoraSaved { inner: plain + delta, gain, norm }) })
     }
 
-    /// Adds to the gradients of A, B and m; returns dx, W's part included, if it is wanted.
+    /// Adds to the gradients of A, B and m, and to dx, W's part included, if that is wanted.
     pub(crate) fn backward(
         &self,
         w: &Tensor,
         saved: LoraSaved,
         x: &Tensor,
         dy: &Tensor,
-        dx: bool,
-    ) -> Option<Tensor> {
+        dx: &mut Dx,
+    ) {
         let kind = x.kind();
         let LoraSaved { low, dora } = saved;
         let mask = self.mask(x);
@@ -192,24 +195,36 @@ impl LoraOp {
             }
             _ => dy.shallow_clone(),
         };
-        let scaled = &d_delta * self.scale;
-        self.b.accumulate_product(&scaled, &low);
-        let d_low = scaled.matmul(&self.b.tensor.detach().to_kind(kind)); // (N, R)
+        // s meets (N, R), not (N, O).
+        self.b.accumulate_product(&d_delta, &(low * self.scale));
+        let d_low = d_delta.matmul(&self.b.tensor.detach().to_kind(kind)) * self.scale; // (N, R)
         match &mask {
             Some(mask) => self.a.accumulate_product(&d_low, &(x * mask)),
             None => self.a.accumulate_product(&d_low, x),
         }
-        dx.then(|| {
-            let mut through_a = d_low.matmul(&self.a.tensor.detach().to_kind(kind)); // (N, I)
-            if let Some((a, b)) = &self.initial {
-                through_a -= scaled.matmul(&b.to_kind(kind)).matmul(&a.to_kind(kind));
-            }
-            match (mask, dora.is_some()) {
-                (None, _) => through_a + d_delta.matmul(w), // g ⊙ dy carries W's part too
-                (Some(mask), false) => through_a * mask + dy.matmul(w),
-                (Some(mask), true) => (through_a + (d_delta - dy).matmul(w)) * mask + dy.matmul(w),
-            }
-        })
+        if matches!(dx, Dx::Unwanted) {
+            return;
+        }
+        let a = self.a.tensor.detach().to_kind(kind);
+        let of_initial = self.initial.as_ref().map(|(a, b)| {
+            let d_low = d_delta.matmul(&b.to_kind(kind)) * -self.scale;
+            (d_low, a.to_kind(kind))
+        });
+        let Some(mask) = mask else {
+            dx.add_product(&d_delta, w); // g ⊙ dy carries W's part too
+            dx.add_product(&d_low, &a);
+            of_initial.iter().for_each(|(d_low, a)| dx.add_product(d_low, a));
+            return;
+        };
+        let mut dropped = d_low.matmul(&a); // (N, I)
+        if let Some((d_low, a)) = &of_initial {
+            let _ = dropped.addmm_(d_low, a);
+        }
+        if dora.is_some() {
+            let _ = dropped.addmm_(&(d_delta - dy), w);
+        }
+        dx.add_product(dy, w);
+        dx.add(dropped * mask);
     }
 
     pub(crate) fn leaves(&self) -> impl Iterator<Item = &Leaf> {

@@ -8,7 +8,7 @@
 use super::Attention;
 use crate::{
     KvCache, Pass, Ragged,
-    linear::{LinearOp, Saved},
+    linear::{Dx, LinearOp, Saved},
     node,
     norm::{Norm, NormOp},
     rope::Rotation,
@@ -162,7 +162,9 @@ impl Half {
 
     fn backward(&self, x: &Tensor, kept: Kept, dy: &Tensor, want_dx: bool) -> Option<Tensor> {
         let Kept { rstd, qkv: [q, k, v], raw, out, lse, saved_qkv, saved_o } = kept;
-        let dout = self.o.backward(saved_o, &self.flat(&out), dy, true)?.view_as(&out);
+        let mut dout = Dx::wanted(true);
+        self.o.backward(saved_o, &self.flat(&out), dy, &mut dout);
+        let dout = dout.take()?.view_as(&out);
         let mut grads = kernels::attention_backward(&dout, &q, &k, &v, &out, &lse, &self.shape);
         drop((q, k, v, out, lse, dout));
         if let Some(rotation) = &self.rotation {
@@ -176,18 +178,12 @@ impl Half {
             }
         }
         let (normed, _) = self.norm.forward(x);
-        let mut dnormed: Option<Tensor> = None;
-        let wanted = want_dx || self.norm.leaf().is_some();
+        let mut dnormed = Dx::wanted(want_dx || self.norm.leaf().is_some());
         for ((linear, saved), grad) in self.qkv.iter().zip(saved_qkv).zip(&grads) {
-            if let Some(part) = linear.backward(saved, &normed, &self.flat(grad), wanted) {
-                match &mut dnormed {
-                    Some(sum) => *sum += part,
-                    none => *none = Some(part),
-                }
-            }
+            linear.backward(saved, &normed, &self.flat(grad), &mut dnormed);
         }
         let dx = dy.copy(); // what flows past this half
-        self.norm.backward(&dnormed?, x, &rstd, &dx);
+        self.norm.backward(&dnormed.take()?, x, &rstd, &dx);
         want_dx.then_some(dx)
     }
 }

@@ -8,7 +8,7 @@
 use super::{Head, TokenScores};
 use crate::{
     Pass,
-    linear::{LinearOp, Saved},
+    linear::{Dx, LinearOp, Saved},
     node,
     ragged::{rounded, with_zeros},
 };
@@ -113,8 +113,9 @@ impl Rows {
         let (labels, grad) = (self.chunk(&self.labels, start), self.chunk(grad, start));
         kernels::label_scores_backward_(&logits, &labels, lse, &grad); // logits are their gradient now
         let hidden = self.chunk(&self.hidden, start);
-        let of_hidden = self.linear.backward(saved, &hidden, &logits, dx.is_some());
-        if let (Some(dx), Some(of_hidden)) = (dx, of_hidden) {
+        let mut of_hidden = Dx::wanted(dx.is_some());
+        self.linear.backward(saved, &hidden, &logits, &mut of_hidden);
+        if let (Some(dx), Some(of_hidden)) = (dx, of_hidden.take()) {
             self.chunk(dx, start).copy_(&of_hidden);
         }
     }

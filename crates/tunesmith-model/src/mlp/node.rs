@@ -9,7 +9,7 @@ use super::Mlp;
 use crate::{
     Pass,
     config::Activation,
-    linear::{LinearOp, Saved},
+    linear::{Dx, LinearOp, Saved},
     node,
     norm::{Norm, NormOp},
 };
@@ -74,19 +74,19 @@ impl Half {
     fn backward(&self, x: &Tensor, kept: Kept, dy: &Tensor, want_dx: bool) -> Option<Tensor> {
         let Kept { rstd, gate, up, saved: [saved_gate, saved_up, saved_down] } = kept;
         let product = kernels::swiglu(&gate, &up);
-        let dproduct = self.down.backward(saved_down, &product, dy, true)?;
+        let mut dproduct = Dx::wanted(true);
+        self.down.backward(saved_down, &product, dy, &mut dproduct);
+        let dproduct = dproduct.take()?;
         drop(product);
         kernels::swiglu_backward_(&dproduct, &gate, &up); // gate and up are now their gradients
         drop(dproduct);
         let (normed, _) = self.norm.forward(x);
-        let wanted = want_dx || self.norm.leaf().is_some();
-        let of_gate = self.gate.backward(saved_gate, &normed, &gate, wanted);
+        let mut dnormed = Dx::wanted(want_dx || self.norm.leaf().is_some());
+        self.gate.backward(saved_gate, &normed, &gate, &mut dnormed);
         drop(gate);
-        let of_up = self.up.backward(saved_up, &normed, &up, wanted);
-        let mut dnormed = of_gate?;
-        dnormed += of_up?;
+        self.up.backward(saved_up, &normed, &up, &mut dnormed);
         let dx = dy.copy(); // what flows past this half
-        self.norm.backward(&dnormed, x, &rstd, &dx);
+        self.norm.backward(&dnormed.take()?, x, &rstd, &dx);
         want_dx.then_some(dx)
     }
 }
