@@ -20,7 +20,16 @@ struct Task {
     steps: u64,
 }
 
-const TASKS: [Task; 1] = [Task { name: "sft", flags: "--dataset chats.toml", steps: 150 }];
+const TASKS: [Task; 3] = [
+    Task { name: "sft", flags: "--dataset chats.toml", steps: 100 },
+    Task {
+        name: "lora",
+        flags: "--dataset chats.toml --set adapter.method=lora --set adapter.r=4 --set adapter.dropout=0.1",
+        steps: 60,
+    },
+    // All weights, against a frozen copy.
+    Task { name: "dpo", flags: "--dataset pairs.toml --set objective.kind=preference", steps: 80 },
+];
 
 /// A count from the environment.
 fn count(name: &str, default: usize) -> usize {
@@ -57,7 +66,7 @@ impl Chance {
     }
 }
 
-/// A small model with a tokenizer, conversations, and rows held out: every phase of a run occurs.
+/// A small model with a tokenizer, conversations and preferences, and rows held out: every phase of a run occurs.
 fn place() -> Place {
     let place = Place::new();
     for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"] {
@@ -75,28 +84,40 @@ fn place() -> Place {
         config[key] = value.into();
     }
     place.write("mini/config.json", config.to_string());
-    let chats = |range: std::ops::Range<u64>| {
-        let row = |i: u64| {
-            let (question, answer) =
-                (format!("What is {i} plus {i}?"), format!("It is {}. ", 2 * i));
-            let answer = answer.repeat(1 + i as usize % 4);
-            serde_json::json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
-        };
-        range.map(|i| row(i).to_string() + "\n").collect::<String>()
+    let row = |i: u64, pair: bool| {
+        let said =
+            |role: &str, content: String| serde_json::json!([{"role": role, "content": content}]);
+        let question = said("user", format!("What is {i} plus {i}?"));
+        let answer = said("assistant", format!("It is {}. ", 2 * i).repeat(1 + i as usize % 4));
+        match pair {
+            true => {
+                serde_json::json!({"prompt": question, "chosen": answer, "rejected": said("assistant", "No. ".repeat(1 + i as usize % 3))})
+            }
+            false => serde_json::json!({"messages": [question[0], answer[0]]}),
+        }
     };
-    place.write("chats.jsonl", chats(0..40));
-    place.write("held.jsonl", chats(40..48));
-    place.write(
-        "chats.toml",
-        "split = \"train\"\neval_split = \"held\"\n[splits]\ntrain = \"chats.jsonl\"\nheld = \"held.jsonl\"\n",
-    );
+    for (name, pair) in [("chats", false), ("pairs", true)] {
+        let rows = |range: std::ops::Range<u64>| {
+            range.map(|i| row(i, pair).to_string() + "\n").collect::<String>()
+        };
+        place.write(&format!("{name}.jsonl"), rows(0..40));
+        place.write(&format!("{name}-held.jsonl"), rows(40..48));
+        place.write(
+            &format!("{name}.toml"),
+            format!(
+                "split = \"train\"\neval_split = \"held\"\n[splits]\ntrain = \"{name}.jsonl\"\nheld = \"{name}-held.jsonl\"\n"
+            ),
+        );
+    }
+    // Adapters and references need a model with weights.
+    place.ok("finetune --model mini --from-scratch --dataset chats.toml --seq-len 64 --max-steps 2 --save-every 0 --set samples.count=0 --out begun");
     place
 }
 
 /// The command of a task.
 fn line(task: &Task, save_every: u64, out: &str) -> String {
     format!(
-        "finetune --model mini --from-scratch {} --seq-len 64 --batch 1 --accumulate 3 --lr 1e-3 --max-steps {} \
+        "finetune --model begun/final {} --seq-len 64 --batch 1 --accumulate 3 --lr 1e-3 --max-steps {} \
          --save-every {save_every} --eval-every 7 --set samples.count=2 --set samples.max_new_tokens=16 --out {out}",
         task.flags, task.steps
     )
@@ -107,21 +128,45 @@ fn start(place: &Place, line: &str) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tunesmith starts")
 }
 
-/// Waits until a process has caught its signals; before that, a signal meets no program of ours.
-fn wait_until_caught(child: &mut Child) {
+/// Starts it with its signals held back from the first instruction on, as job scripts do; where this system's `env`
+/// cannot, they are held back from `main` on.
+fn start_held(place: &Place, line: &str) -> Child {
+    let hold = "--block-signal=TERM,INT,USR1,USR2";
+    let can = Command::new("env").args([hold, "true"]).stderr(Stdio::null()).status();
+    if !can.is_ok_and(|status| status.success()) {
+        return start(place, line);
+    }
+    let plain = place.command(line);
+    let mut held = Command::new("env");
+    held.arg(hold).arg(plain.get_program()).args(plain.get_args());
+    held.current_dir(place.path(""));
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => held.env(name, value),
+            None => held.env_remove(name),
+        };
+    }
+    held.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    held.spawn().expect("env starts")
+}
+
+/// Waits until a process holds its signals back or catches them; before that, a signal meets no program of ours.
+fn wait_until_held(child: &mut Child) {
     let status = format!("/proc/{}/status", child.id());
-    let caught = |text: &str| {
-        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .is_some_and(|mask| mask >> (Signal::TERM.as_raw() - 1) & 1 == 1)
+    let held = |text: &str| {
+        let masks = text.lines().filter_map(|line| {
+            let mask = line.strip_prefix("SigBlk:").or_else(|| line.strip_prefix("SigCgt:"));
+            u64::from_str_radix(mask?.trim(), 16).ok()
+        });
+        masks.fold(0, |all, mask| all | mask) >> (Signal::TERM.as_raw() - 1) & 1 == 1
     };
     let began = Instant::now();
-    while !fs::read_to_string(&status).is_ok_and(|text| caught(&text)) {
-        assert!(began.elapsed() < Duration::from_secs(60), "no signal is caught within a minute");
+    while !fs::read_to_string(&status).is_ok_and(|text| held(&text)) {
+        assert!(began.elapsed() < Duration::from_secs(60), "no signal is held within a minute");
         if child.try_wait().expect("a child").is_some() {
             return;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
@@ -198,6 +243,7 @@ fn in_a_write(place: &Place, run: &str) -> bool {
 )]
 fn killed_anywhere_any_number_of_times() {
     let n_kills = count("TUNESMITH_KILLS", 60).div_ceil(TASKS.len());
+    let (mut all, mut all_in_writes) = (0, 0);
     for task in &TASKS {
         let (place, mut chance) = (place(), Chance::new(&format!("kills, {}", task.name)));
         place.ok(&line(task, 1, "whole"));
@@ -236,31 +282,46 @@ fn killed_anywhere_any_number_of_times() {
                 !left.iter().any(|name| name.contains("tmp") || name.contains("trash")),
                 "{left:?}"
             );
+            fs::remove_dir_all(place.path(&run)).expect("a run");
         }
         eprintln!(
             "{}: {kills} kills in {round} runs, {in_writes} of them inside a write",
             task.name
         );
-        assert!(in_writes * 10 >= kills * 3, "only {in_writes} of {kills} inside a write");
+        (all, all_in_writes) = (all + kills, all_in_writes + in_writes);
     }
+    assert!(all_in_writes * 10 >= all * 3, "only {all_in_writes} of {all} inside a write");
 }
 
 #[test]
+#[expect(
+    clippy::print_stderr,
+    reason = "the number of signals before main is a figure to be shown"
+)]
 fn stopped_anywhere_by_any_signal() {
     let n_signals = count("TUNESMITH_SIGNALS", 60).div_ceil(TASKS.len());
     let signals = [Signal::TERM, Signal::INT, Signal::USR1, Signal::USR2];
     for task in &TASKS {
         let (place, mut chance) = (place(), Chance::new(&format!("signals, {}", task.name)));
         place.ok(&line(task, 20, "whole"));
-        let (mut n, mut round) = (0, 0);
+        let (mut n, mut n_before_main, mut round) = (0, 0, 0);
         while n < n_signals {
             round += 1;
             let run = format!("stopped-{round}");
             let train = format!("{} --resume", line(task, 20, &run));
             loop {
-                let mut child = start(&place, &train);
-                wait_until_caught(&mut child);
-                std::thread::sleep(chance.moment(Duration::from_millis(400)));
+                let whence = chance.below(8);
+                let mut child = match whence {
+                    0..4 => start_held(&place, &train),
+                    _ => start(&place, &train),
+                };
+                let before = place.path(&run).exists().then(|| saved(&place, &run));
+                // One in eight comes at once, perhaps before `main`; half of them while it loads.
+                if whence < 7 {
+                    wait_until_held(&mut child);
+                }
+                let at_most = if whence % 2 == 0 { 400 } else { 1500 };
+                std::thread::sleep(chance.moment(Duration::from_millis(at_most)));
                 let signal = signals[chance.below(4) as usize];
                 let sent = kill_process(Pid::from_child(&child), signal).is_ok();
                 let twice = sent && chance.below(6) == 0;
@@ -271,6 +332,13 @@ fn stopped_anywhere_by_any_signal() {
                 let (code, said) = end(child);
                 if code == Some(0) {
                     break; // it was through before the signal came
+                }
+                if code.is_none() && whence == 7 {
+                    // The system ended it while it loaded libtorch. Nothing had begun.
+                    n_before_main += 1;
+                    let now = place.path(&run).exists().then(|| saved(&place, &run));
+                    assert!(now == before && said.is_empty(), "{now:?}, {before:?}: {said}");
+                    continue;
                 }
                 assert_eq!(code, Some(75), "{signal:?}, twice: {twice}: {said}");
                 n += 1;
@@ -290,7 +358,12 @@ fn stopped_anywhere_by_any_signal() {
                 }
             }
             assert_same(&place, "whole", &run);
+            fs::remove_dir_all(place.path(&run)).expect("a run");
         }
+        eprintln!(
+            "{}: {n} signals in {round} runs ended in a checkpoint and 75; {n_before_main} more came before main",
+            task.name
+        );
     }
 }
 

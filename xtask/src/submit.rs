@@ -186,8 +186,11 @@ cd {here} || exit 73
 
 # Signals reach the step itself; this shell only has to live until the step has saved.
 trap : USR1 USR2 TERM INT
+# While the program is loaded, they wait for it, where env can say so (coreutils 8.31 and later).
+hold=(env --block-signal=USR1,USR2,TERM,INT)
+"${{hold[@]}}" true 2>/dev/null || hold=()
 srun --ntasks="${{SLURM_NTASKS:-1}}" --kill-on-bad-exit=1 \
-  {binary} finetune --recipe {recipe} --out {out} --job --grace {grace}
+  "${{hold[@]}}" {binary} finetune --recipe {recipe} --out {out} --job --grace {grace}
 code=$?
 
 # 75: interrupted and saved. Anything else is the end, or an error that another turn would only repeat.
@@ -270,7 +273,7 @@ mod tests {
             std::fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         };
-        program("srun", "exit \"$STEP\"");
+        program("srun", "echo \"$@\" > step; exit \"$STEP\"");
         program("scontrol", "echo \"$@\" >> notes");
         program("sleep", "");
         let text = script(&job, Path::new("b"), Path::new("o"), place, place, Vec::new());
@@ -294,6 +297,8 @@ mod tests {
                 .output()
                 .unwrap();
             assert_eq!(ran.status.code(), Some(code));
+            let step = std::fs::read_to_string(place.join("step")).unwrap();
+            assert!(step.contains(" b finetune --recipe "), "{step}");
             let notes = std::fs::read_to_string(place.join("notes")).unwrap_or_default();
             assert_eq!(notes == "requeue 17\n", expected, "{code}, {restarts} restarts: {notes}");
             let _ = std::fs::remove_file(place.join("notes"));

@@ -35,6 +35,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    signals::hold();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { exit::Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
+    if !matches!(cli.command, Command::Finetune(_)) {
+        signals::release(); // nobody else catches them
+    }
     log_to_stderr(cli.verbose);
     threads::settle();
     // Plain tensor operations panic where memory ends; whatever it was, the exit code says that it was not the input.

@@ -25,6 +25,16 @@ impl Keep {
         older.iter().copied().filter(|&step| !kept(step)).collect()
     }
 
+    /// Removes the others under `root`, and what broken-off saves and removals left there: a run that goes on may have
+    /// nothing more to save.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn tidy(&self, disk: &Disk, root: &Path) -> Result<(), TrainError> {
+        commit::sweep(disk, root)?;
+        self.prune(disk, root)
+    }
+
     /// Removes the others under `root`.
     pub(super) fn prune(&self, disk: &Disk, root: &Path) -> Result<(), TrainError> {
         let committed = commit::committed(disk, root)?;

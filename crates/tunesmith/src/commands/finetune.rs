@@ -43,7 +43,9 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         _ => Checkpoint::newest(&Disk::default(), &dir.checkpoints())?,
     };
     // What is there to lose is committed already. A run without a checkpoint makes one before it leaves.
-    signals.leave_at_once(checkpoint.is_some());
+    if signals.leave_at_once(checkpoint.is_some()) && checkpoint.is_some() {
+        return Ok(Exit::Preempted.into()); // a signal has come while the program was loaded
+    }
     let made_with = checkpoint.as_ref().map(|c| &c.state.extra["identity"]);
     let began = made_with.and_then(|i| i["data.clock"].as_i64().or(i["clock"].as_i64()));
     let clock =
@@ -103,6 +105,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         for later in checkpoint.leave_later_ones()? {
             tracing::info!("going on from step {}: set {} aside", state.step, later.display());
         }
+        prepared.recipe.train.keep(&state).tidy(&Disk::default(), &dir.checkpoints())?;
     }
     for (label, rows) in prepared.config.labels().iter().zip(&prepared.classes) {
         tracing::info!("class {label}: {rows} rows");
