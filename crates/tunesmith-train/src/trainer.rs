@@ -30,6 +30,9 @@ pub struct TrainKnobs {
     pub save_every: u64,
     /// Steps between evaluations of the held-out rows. 0: none.
     pub eval_every: u64,
+    /// Whether training goes on while a checkpoint is written. It costs the memory of a second copy of all that is saved;
+    /// else training waits for the disk.
+    pub save_in_background: bool,
     /// The newest checkpoints stay, this many, at least 2.
     pub keep: usize,
     /// So do those whose step is a multiple of this. 0: none.
@@ -49,6 +52,7 @@ impl Default for TrainKnobs {
             epochs: 1,
             accumulate: 1,
             save_every: 500,
+            save_in_background: true,
             eval_every: 0,
             keep: 2,
             keep_every: 0,
@@ -353,11 +357,21 @@ impl Saves {
         if self.newest.as_ref().is_some_and(|(newest, _)| *newest == step) {
             return Ok(());
         }
+        let (root, place) = (root.clone(), Checkpoint::place(root, step));
+        // Never two copies at once.
+        self.saver.finish()?.map_or(Ok(()), |dir| emit(Event::Saved(&dir)))?;
         emit(Event::Saving(&mut run.state))?;
-        let snapshot = Snapshot::take(&run.state, run.model, run.optimizer);
-        let before = self.saver.start(snapshot, root, run.knobs.keep(&run.state))?;
-        self.newest = Some((step, Checkpoint::place(root, step)));
-        before.map_or(Ok(()), |dir| emit(Event::Saved(&dir)))
+        let keep = run.knobs.keep(&run.state);
+        if run.knobs.save_in_background {
+            let snapshot = Snapshot::take(&run.state, run.model, run.optimizer);
+            self.saver.start(snapshot, &root, keep)?;
+        } else {
+            let snapshot = Snapshot::view(&run.state, run.model, run.optimizer);
+            let dir = snapshot.commit(&Disk::default(), &root, &keep)?;
+            emit(Event::Saved(&dir))?;
+        }
+        self.newest = Some((step, place));
+        Ok(())
     }
 
     fn poll(

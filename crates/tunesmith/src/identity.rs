@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Values of the recipe that may change freely: how long, how often, what is shown, and where things lie.
-const FREE: [&str; 17] = [
+const FREE: [&str; 18] = [
     "source",
     "model.device",
     "data.dataset",
@@ -18,6 +18,7 @@ const FREE: [&str; 17] = [
     "train.max_steps",
     "train.epochs",
     "train.save_every",
+    "train.save_in_background",
     "train.eval_every",
     "train.keep",
     "train.keep_every",

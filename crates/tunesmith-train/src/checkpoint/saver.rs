@@ -14,20 +14,19 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    /// Starts to write `snapshot`. Where another is still being written, waits for it first and returns its place.
+    /// Starts to write `snapshot`; whatever was written before has been waited for.
     pub(crate) fn start(
         &mut self,
         snapshot: Snapshot,
         root: &Path,
         keep: Keep,
-    ) -> Result<Option<PathBuf>, TrainError> {
-        let before = self.finish()?;
+    ) -> Result<(), TrainError> {
         let root = root.to_owned();
         let write = move || snapshot.commit(&Disk::default(), &root, &keep);
         let thread = std::thread::Builder::new().name("saver".into());
         let spawned = thread.spawn(write).map_err(TrainError::io("a thread that saves"))?;
         self.writing = Some(spawned);
-        Ok(before)
+        Ok(())
     }
 
     /// The place of a checkpoint whose writing has ended since the last call.

@@ -20,11 +20,18 @@ impl Snapshot {
     /// Copies the trainable parameters of `model` and the state of `optimizer`, on their device.
     pub fn take(state: &RunState, model: &Transformer, optimizer: &AdamW) -> Self {
         let _no_grad = tch::no_grad_guard();
-        let copy = |(name, tensor): (String, Tensor)| (name, tensor.detach().copy());
+        let Self { state, mut weights, mut moments } = Self::view(state, model, optimizer);
+        for (_, tensor) in weights.iter_mut().chain(&mut moments) {
+            *tensor = tensor.copy();
+        }
+        Self { state, weights, moments }
+    }
+
+    /// The same tensors without a copy, for whoever changes none of them before it is committed.
+    pub fn view(state: &RunState, model: &Transformer, optimizer: &AdamW) -> Self {
         let trained = model.params().iter().filter(|param| param.trainable());
-        let weights = trained.map(|p| copy((p.name.clone(), p.tensor.shallow_clone()))).collect();
-        let moments = optimizer.state().into_iter().map(copy).collect();
-        Self { state: state.clone(), weights, moments }
+        let weights = trained.map(|p| (p.name.clone(), p.tensor.detach())).collect();
+        Self { state: state.clone(), weights, moments: optimizer.state() }
     }
 
     /// Bytes that [`commit`](Self::commit) writes, at most.

@@ -51,23 +51,34 @@ pub(crate) fn run(
         peak_of(|| step(model, optimizer, objective, std::slice::from_ref(&small), lr, 0))?;
     let grown = peak.saturating_sub(before) as f64;
     let per_token = grown / small.len() as f64;
-    let predicted = before as f64 + per_token * large.len() as f64;
+    // A checkpoint that is written while the next step runs is a second copy of what it holds.
+    let state = RunState::default();
+    let copy = match train.save_every > 0 && train.save_in_background {
+        true => Snapshot::view(&state, model, optimizer).n_bytes() as f64,
+        false => 0.0,
+    };
+    let step_alone = before as f64 + per_token * large.len() as f64;
+    let predicted = step_alone + copy;
     let available = available().unwrap_or(u64::MAX) as f64 * (1.0 - RESERVE);
     if on_cpu && predicted > available {
+        let left = Left { bytes: available - before as f64, copy, per_token };
         let text = format!(
-            "the longest batch, {} rows of {seq_len} tokens, needs about {} of memory; {} are there\nhelp: {}",
+            "the longest batch, {} rows of {seq_len} tokens, needs about {} of memory{}; {} are there\nhelp: {}",
             sizes.batch,
             format::bytes(predicted as u64),
+            with_copy(copy),
             format::bytes(available as u64),
-            sizes.nearest((available - before as f64) / per_token)
+            sizes.nearest(&left)
         );
         return Err(Failure(Exit::BadConfig, text).into());
     }
 
+    let beside = (copy > 0.0).then(|| Snapshot::take(&state, model, optimizer));
     let started = Instant::now();
     let (_, peak) =
         peak_of(|| step(model, optimizer, objective, std::slice::from_ref(&large), lr, 0))?;
     let step_time = started.elapsed();
+    drop(beside);
     let started = Instant::now();
     evaluate(model, &mut Once(Some(large.clone())), objective, &AtomicBool::new(false))?;
     let evaluation = started.elapsed();
@@ -82,10 +93,11 @@ pub(crate) fn run(
     ));
     if on_cpu {
         lines.push(format!(
-            "memory       predicted {}, measured {}, available {}",
+            "memory       predicted {}, measured {}, available {}{}",
             format::bytes(predicted as u64),
             format::bytes(peak),
-            format::bytes(available as u64)
+            format::bytes(available as u64),
+            with_copy(copy)
         ));
     }
     if train.max_steps > 0 {
@@ -124,26 +136,59 @@ struct Sizes {
     accumulate: usize,
 }
 
+/// What a batch has to share.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    /// Beside weights, gradients and moments.
+    bytes: f64,
+    /// Of it, for a checkpoint that is written beside the step.
+    copy: f64,
+    /// What a token of a batch takes.
+    per_token: f64,
+}
+
 impl Sizes {
-    /// The settings nearest to these that hold at most `tokens` tokens at once.
-    fn nearest(self, tokens: f64) -> String {
+    /// The settings nearest to these that fit: the same batch with saves that training waits for, or fewer tokens at once.
+    fn nearest(self, left: &Left) -> String {
+        const WAIT: &str = "--set train.save_in_background=false";
+        let Left { bytes, copy, per_token } = *left;
+        let alone = self.fewer(bytes / per_token);
+        let beside = self.fewer((bytes - copy) / per_token);
+        let whole = (self.batch * self.seq_len) as f64 * per_token;
+        match (copy > 0.0, beside) {
+            (true, beside) if whole <= bytes => {
+                let other = beside.map_or(String::new(), |flags| format!("; so does {flags}"));
+                format!("{WAIT} fits: training waits for each save{other}")
+            }
+            (_, Some(flags)) => format!("{flags} fits"),
+            (true, None) if alone.is_some() => {
+                format!("{WAIT} {} fits: training waits for each save", alone.unwrap_or_default())
+            }
+            _ => "no batch of this model fits; use a smaller model, bf16 weights or an adapter"
+                .into(),
+        }
+    }
+
+    /// Flags for at most `tokens` tokens at once; with as many rows in a step, while a row still fits.
+    fn fewer(self, tokens: f64) -> Option<String> {
         let tokens = tokens.max(0.0) as usize;
-        let batch = tokens / self.seq_len;
+        let (batch, rows) = (tokens / self.seq_len, self.batch * self.accumulate);
         if batch >= 1 {
-            let accumulate = (self.batch * self.accumulate).div_ceil(batch);
-            return format!(
-                "--batch {batch} --accumulate {accumulate} fits, with as many rows in a step"
-            );
+            let accumulate = rows.div_ceil(batch);
+            return Some(format!("--batch {batch} --accumulate {accumulate}"));
         }
         let seq_len = tokens / 64 * 64;
-        let accumulate = self.batch * self.accumulate;
-        match seq_len {
-            0 => "no batch of this model fits; use a smaller model, bf16 weights or an adapter"
-                .into(),
-            _ => format!(
-                "--seq-len {seq_len} --batch 1 --accumulate {accumulate} fits; longer rows are cut"
-            ),
-        }
+        (seq_len > 0).then(|| {
+            format!("--seq-len {seq_len} --batch 1 --accumulate {rows} (which cuts longer rows)")
+        })
+    }
+}
+
+/// What the figures hold besides the step.
+fn with_copy(copy: f64) -> String {
+    match copy > 0.0 {
+        true => format!(", {} of it for a checkpoint in the making", format::bytes(copy as u64)),
+        false => String::new(),
     }
 }
 
@@ -207,7 +252,7 @@ fn seconds(duration: Duration) -> String {
 }
 
 /// A source of one batch.
-struct Once(Option<Batch>);
+pub(super) struct Once(pub(super) Option<Batch>);
 
 impl BatchSource for Once {
     fn next(&mut self) -> Result<Option<Batch>, SourceError> {
@@ -234,13 +279,24 @@ mod tests {
     #[test]
     fn the_nearest_settings_keep_the_rows_of_a_step() {
         let sizes = Sizes { batch: 8, seq_len: 1024, accumulate: 2 };
-        let check = |tokens: f64, expected: &str| assert_eq!(sizes.nearest(tokens), expected);
-        check(3500.0, "--batch 3 --accumulate 6 fits, with as many rows in a step");
-        check(1024.0, "--batch 1 --accumulate 16 fits, with as many rows in a step");
-        check(700.0, "--seq-len 640 --batch 1 --accumulate 16 fits; longer rows are cut");
+        let check = |bytes: f64, copy: f64, expected: &str| {
+            assert_eq!(sizes.nearest(&Left { bytes, copy, per_token: 2.0 }), expected);
+        };
+        check(7000.0, 0.0, "--batch 3 --accumulate 6 fits");
+        check(2048.0, 0.0, "--batch 1 --accumulate 16 fits");
+        let short = "--seq-len 640 --batch 1 --accumulate 16 (which cuts longer rows) fits";
+        check(1400.0, 0.0, short);
         let none = "no batch of this model fits; use a smaller model, bf16 weights or an adapter";
-        check(63.0, none);
-        check(-5.0, none);
+        check(126.0, 0.0, none);
+        check(-5.0, 0.0, none);
+        // With a checkpoint in the making.
+        let wait = "--set train.save_in_background=false";
+        let after = "fits: training waits for each save";
+        check(17000.0, 4000.0, &format!("{wait} {after}; so does --batch 6 --accumulate 3"));
+        check(17000.0, 17000.0, &format!("{wait} {after}"));
+        check(11000.0, 4000.0, "--batch 3 --accumulate 6 fits");
+        check(5000.0, 6000.0, &format!("{wait} --batch 2 --accumulate 8 {after}"));
+        check(100.0, 6000.0, none);
     }
 
     #[test]
