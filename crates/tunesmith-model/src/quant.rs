@@ -38,6 +38,11 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
+/// Half the widest gap between neighbours in [`NF4`]: from −1 to −0.696.
+const VALUE_GAP: f64 = 0.151_904;
+/// The same of the scales' code, [`dynamic`]: half of (1 − 0.1) / 64, and from its last value to 1.
+const SCALE_GAP: f64 = 0.007_1;
+
 /// How the matrices of linear layers lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -102,6 +107,33 @@ impl Quantised {
         tch::no_grad(|| match self {
             Self::Nf4(nf4) => nf4.dequantise(kind),
             Self::Int8(int8) => int8.dequantise(kind),
+        })
+    }
+
+    /// The largest error of a weight against `w`, of which it was made, as a share of what rounding can do: at most 1.
+    ///
+    /// NF4: half the widest gap of its values times the block's scale, and the scale's own error; int8: half a step.
+    pub(crate) fn worst_error(&self, w: &Tensor) -> f64 {
+        tch::no_grad(|| {
+            let error = (self.dequantise(Kind::Float) - w.to_kind(Kind::Float)).abs();
+            let allowed = match self {
+                Self::Int8(_) => w.abs().amax([1i64].as_slice(), true).to_kind(Kind::Float) / 254.0,
+                Self::Nf4(_) => {
+                    let scales = in_blocks(&w.to_kind(Kind::Float).flatten(0, -1), BLOCK).1;
+                    let centred = &scales - scales.mean(Kind::Float);
+                    let of_group = in_blocks(&centred, GROUP).1;
+                    let of_group = of_group.repeat_interleave_self_int(GROUP, 0, None::<i64>);
+                    let of_scale = of_group.narrow(0, 0, scales.numel() as i64) * SCALE_GAP;
+                    let of_block = (scales * VALUE_GAP + of_scale).repeat_interleave_self_int(
+                        BLOCK,
+                        0,
+                        None::<i64>,
+                    );
+                    of_block.narrow(0, 0, w.numel() as i64).view_as(w)
+                }
+            };
+            // Products and sums round, too: a thousandth, and nothing to divide by zero with.
+            (error / (allowed * 1.001 + 1e-30)).max().double_value(&[])
         })
     }
 
@@ -196,15 +228,22 @@ impl Int8 {
 /// Codes (E), u8, of the nearest values of a sorted `table` after scaling each block to [−1, 1], and the scales.
 fn quantise(x: &Tensor, table: &Tensor, block: i64) -> (Tensor, Tensor) {
     let n = x.numel() as i64;
-    let n_blocks = (n + block - 1) / block;
-    let padded = x.constant_pad_nd([0, n_blocks * block - n]).view([n_blocks, block]);
-    let scales = padded.abs().amax([1i64].as_slice(), false); // (B)
+    let (padded, scales) = in_blocks(x, block);
     let inverse = scales.clamp_min(1e-38).reciprocal();
     let scaled = (padded * inverse.unsqueeze(1)).clamp(-1.0, 1.0);
     let last = table.numel() as i64 - 1;
     let middles = (table.narrow(0, 0, last) + table.narrow(0, 1, last)) / 2.0;
     let codes = scaled.bucketize(&middles, true, false).to_kind(Kind::Uint8);
     (codes.view([-1]).narrow(0, 0, n).contiguous(), scales)
+}
+
+/// `x` (E) in blocks (B, `block`), the last filled up with zeros, and the largest |x| of each (B).
+fn in_blocks(x: &Tensor, block: i64) -> (Tensor, Tensor) {
+    let n = x.numel() as i64;
+    let n_blocks = (n + block - 1) / block;
+    let padded = x.constant_pad_nd([0, n_blocks * block - n]).view([n_blocks, block]);
+    let scales = padded.abs().amax([1i64].as_slice(), false);
+    (padded, scales)
 }
 
 /// The 256 values of the scales' code (Dettmers 2015, "8-bit approximations"; signed, 7 exponent bits): seven decades,
@@ -245,6 +284,45 @@ mod tests {
             assert!(error < 0.16, "{storage:?}: {error}");
         }
         assert!(Quantised::new(&w, Storage::Dense).is_none());
+    }
+
+    #[test]
+    fn rounding_stays_within_its_bound_and_a_wrong_state_does_not() {
+        let cpu = (Kind::Float, Device::Cpu);
+        // Rows of unlike size, and outliers: every block has a scale of its own.
+        let sizes = Tensor::rand([96, 1], cpu) * 3.0 + 0.1;
+        let w = Tensor::randn([96, 300], cpu) * sizes;
+        let _ = w.narrow(0, 7, 1).narrow(1, 20, 3).fill_(40.0);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let w = w.to_kind(kind);
+            for storage in [Storage::Nf4, Storage::Int8] {
+                let worst = Quantised::new(&w, storage).unwrap().worst_error(&w);
+                assert!((0.5..=1.0).contains(&worst), "{storage:?} {kind:?}: {worst}");
+            }
+        }
+        let nf4 = || match Quantised::new(&w, Storage::Nf4) {
+            Some(Quantised::Nf4(nf4)) => nf4,
+            _ => panic!("asked for NF4"),
+        };
+        let of_next = |nf4: Nf4| Nf4 { scales: nf4.scales.roll([1], [0]), ..nf4 };
+        let halves_swapped = |nf4: Nf4| {
+            let high = nf4.codes.bitwise_right_shift_tensor_scalar(4);
+            let low = nf4.codes.bitwise_and(15);
+            Nf4 { codes: low * 16 + high, ..nf4 }
+        };
+        let mutants = [
+            of_next(nf4()),
+            halves_swapped(nf4()),
+            Nf4 { offset: 0.0, ..nf4() }, // double quantisation, half undone
+            Nf4 { scale2: nf4().scale2 * 1.5, ..nf4() },
+        ];
+        for (i, mutant) in mutants.into_iter().enumerate() {
+            let worst = Quantised::Nf4(mutant).worst_error(&w);
+            assert!(worst > 1.2, "mutant {i}: {worst}");
+        }
+        let Some(Quantised::Int8(int8)) = Quantised::new(&w, Storage::Int8) else { panic!() };
+        let mutant = Int8 { scales: int8.scales.roll([1], [0]), ..int8 };
+        assert!(Quantised::Int8(mutant).worst_error(&w) > 1.2);
     }
 
     #[test]

@@ -44,6 +44,11 @@ pub trait Objective {
         false
     }
 
+    /// Whether it compares with a reference, which is what the model is before its first step.
+    fn has_reference(&self) -> bool {
+        false
+    }
+
     /// The terms of a micro-batch that the model has read.
     ///
     /// [`Reading::token_scores`] makes log-probabilities of its hidden states; a head of its own takes the rows it needs.

@@ -3,6 +3,7 @@
 //! The bugs are those of `docs/checks.md`, which says where each was met and which test brings it back. Token checks run
 //! at every start; those of gradients in `check --deep` and before a batch job's first step.
 
+mod beginning;
 pub(crate) mod gradients;
 pub(crate) mod rehearsal;
 pub(crate) mod tokens;

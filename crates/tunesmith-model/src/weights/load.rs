@@ -105,6 +105,27 @@ impl Transformer {
         failure.map_or(Ok(model), Err)
     }
 
+    /// How well the first quantised matrix stands for the one on file: its name, and the largest error of its weights as a
+    /// share of what rounding to its storage can do (at most 1). `None` where all matrices are dense, or fresh.
+    ///
+    /// # Errors
+    /// What reading the file says.
+    pub fn quantisation_error(&self) -> Result<Option<(String, f64)>, ModelError> {
+        let quantised = self.linears().find_map(|linear| match &linear.weight {
+            Weight::Quantised { codes, .. } => Some((linear, codes)),
+            Weight::Dense(_) => None,
+        });
+        let (Some((linear, codes)), Some(dir)) = (quantised, &self.dir) else { return Ok(None) };
+        let checkpoint = Checkpoint::open(dir, &self.config)?;
+        let name = format!("{}.weight", linear.name);
+        let Some(stored) = match_up(&self.config, &checkpoint)?.remove(&name) else {
+            return Ok(None);
+        };
+        // Rounded to the stream's dtype first, as it was when it was quantised.
+        let w = checkpoint.tensor(&stored)?.to_kind(self.kind()).to_device(self.device());
+        Ok(Some((name, codes.worst_error(&w))))
+    }
+
     /// A model with fresh weights, each a pure function of `seed` and its name.
     pub fn fresh(config: Config, seed: u64, options: LoadOptions) -> Self {
         Self::build(config, options.device, &mut |spec: Spec| {

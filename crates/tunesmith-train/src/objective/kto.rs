@@ -37,6 +37,10 @@ impl Objective for Kto {
         &[Unit::Docs]
     }
 
+    fn has_reference(&self) -> bool {
+        true
+    }
+
     fn statistic(&self, model: &Transformer, batches: &[Batch]) -> Result<f64, TrainError> {
         if !self.kl {
             return Ok(0.0);

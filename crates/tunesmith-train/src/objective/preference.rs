@@ -113,6 +113,10 @@ impl Objective for Preference {
         &self.units
     }
 
+    fn has_reference(&self) -> bool {
+        self.reference.is_some()
+    }
+
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
         let (batch, device) = (reading.batch, reading.hidden.device());
         let index = PairIndex::new(batch)?;

@@ -1,6 +1,6 @@
 //! Checks of the step itself: on a few short examples, before a long run is trusted to it.
 
-use super::{Finding, Verdict};
+use super::{Finding, Verdict, beginning};
 use anyhow::Result;
 use tch::{Kind, Tensor};
 use tunesmith_model::{Pass, Transformer};
@@ -50,6 +50,7 @@ pub(crate) fn all(
         alone_is_the_same(&hidden, &groups, tolerance)?,
     ];
     let batch = [Batch::new(groups.iter().flatten())];
+    findings.extend(beginning::all(model, objective, &batch[0], tolerance)?);
     if let Some(Measured { gradients, .. }) = go(optimizer, objective, &batch)? {
         findings.push(norm_is_the_norm(gradients.norm, gradients.tensors()));
     }
@@ -215,7 +216,7 @@ impl Objective for Poisoned<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use tch::Device;
     use tunesmith_model::{Config, LoadOptions};
@@ -224,14 +225,14 @@ mod tests {
     const CONFIG: &str = r#"{"model_type":"llama","hidden_act":"silu","vocab_size":32,"hidden_size":16,
         "intermediate_size":24,"num_hidden_layers":2,"num_attention_heads":2,"initializer_range":0.3}"#;
 
-    fn model() -> Transformer {
+    pub(in crate::checks) fn model() -> Transformer {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), CONFIG).unwrap();
         let options = LoadOptions::trained(Kind::Float, Device::Cpu);
         Transformer::fresh(Config::from_dir(dir.path()).unwrap(), 7, options)
     }
 
-    fn examples() -> Vec<Example> {
+    pub(in crate::checks) fn examples() -> Vec<Example> {
         let example = |row: u64| {
             let n = 9 + 5 * row as usize;
             let ids = (0..n as u32).map(|i| (3 + 7 * i + 5 * row as u32) % 32).collect();

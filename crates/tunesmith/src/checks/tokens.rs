@@ -1,12 +1,13 @@
 //! Checks of examples: no weights, no noticeable time.
 
 use super::{Finding, Verdict};
-use crate::prepare::Prepared;
+use crate::{objective::ObjectiveKind, prepare::Prepared};
 use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
 };
 use tunesmith_data::Dataset;
+use tunesmith_model::Config;
 use tunesmith_tokens::{Example, Sample};
 
 /// Rows that are looked at, spread over the data set.
@@ -50,6 +51,13 @@ pub(crate) fn all(prepared: &Prepared) -> Vec<Finding> {
     ];
     if tokenizer.is_some() {
         findings.push(endings_are_trained(&examples, &vocabulary));
+    }
+    if examples.iter().any(|example| example.tied) {
+        findings.push(pairs_differ(&examples));
+    }
+    if prepared.recipe.objective.kind == ObjectiveKind::Classify {
+        let own = Config::from_dir(&prepared.model_dir).map_or_else(|_| Vec::new(), |c| c.labels());
+        findings.push(classes_are_met(&prepared.config.labels(), &prepared.classes, &own));
     }
     if let Some(held_out) = &prepared.held_out_rows {
         findings.push(held_out_is_unseen(&prepared.dataset, held_out));
@@ -138,6 +146,46 @@ fn endings_are_trained(examples: &[Example], vocabulary: &Vocabulary) -> Finding
     let verdict = if share >= ENDINGS { Verdict::Good } else { Verdict::Doubtful };
     let evidence = format!("{n} of {} whole examples train the model to stop", whole.len());
     Finding::new("endings", verdict, evidence)
+}
+
+/// A preference between an answer and itself teaches nothing, or noise.
+fn pairs_differ(examples: &[Example]) -> Finding {
+    let groups = || Example::groups(examples).filter(|group| group.len() > 1);
+    let equal = |group: &&[Example]| group.windows(2).any(|pair| pair[0].ids == pair[1].ids);
+    let (n, all) = (groups().filter(equal).count(), groups().count());
+    let evidence = match groups().find(equal) {
+        Some(group) => {
+            format!("{n} of {all} pairs are of one answer and itself, such as row {}", group[0].row)
+        }
+        None => format!("none of {all} pairs is of one answer and itself"),
+    };
+    let verdict = match n {
+        0 => Verdict::Good,
+        n if n == all => Verdict::Wrong,
+        _ => Verdict::Doubtful,
+    };
+    Finding::new("pairs differ", verdict, evidence)
+}
+
+/// Classes without a row are never learned; and a model that has the same classes in another order begins with a head
+/// of its own no more. `own`: the labels that the model came with.
+fn classes_are_met(labels: &[String], rows: &[u64], own: &[String]) -> Finding {
+    let of = |i: usize| rows.get(i).copied().unwrap_or(0);
+    let told: Vec<String> =
+        labels.iter().enumerate().map(|(i, label)| format!("{label} {}", of(i))).collect();
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names
+    };
+    let permuted = own != labels && sorted(own) == sorted(labels);
+    let unmet = (0..labels.len()).any(|i| of(i) == 0);
+    let order = match permuted {
+        true => format!("; the model has them as {}, so its head starts anew", own.join(", ")),
+        false => String::new(),
+    };
+    let verdict = if permuted || unmet { Verdict::Doubtful } else { Verdict::Good };
+    Finding::new("classes", verdict, format!("rows of each: {}{order}", told.join(", ")))
 }
 
 /// Rows on both sides of the split.
@@ -237,6 +285,26 @@ mod tests {
                 assert!(caught == expected, "{check}: {finding:?} of {example:?}");
             }
         }
+        let pair = |answer: u32| {
+            let mut other = sound();
+            (other.ids[3], other.tied) = (answer, true);
+            [sound(), other]
+        };
+        let verdict = |pairs: &[[Example; 2]]| pairs_differ(pairs.as_flattened()).verdict;
+        assert_eq!(verdict(&[pair(30), pair(31)]), Verdict::Good);
+        assert_eq!(verdict(&[pair(30), pair(20)]), Verdict::Doubtful);
+        assert_eq!(verdict(&[pair(20)]), Verdict::Wrong);
+
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let classes = |rows: &[u64], own: &str| {
+            classes_are_met(&names("bad fair good"), rows, &names(own)).verdict
+        };
+        assert_eq!(classes(&[3, 9, 1], "bad fair good"), Verdict::Good);
+        assert_eq!(classes(&[3, 9, 1], "LABEL_0 LABEL_1"), Verdict::Good);
+        assert_eq!(classes(&[3, 0, 1], "bad fair good"), Verdict::Doubtful, "a class is missing");
+        assert_eq!(classes(&[3, 9], "bad fair good"), Verdict::Doubtful, "the last is missing");
+        assert_eq!(classes(&[3, 9, 1], "good fair bad"), Verdict::Doubtful, "permuted");
+
         let both: HashSet<u32> = [1, 2, 3].into();
         assert_eq!(overlap(&both, vec![4, 5]).verdict, Verdict::Good);
         assert_eq!(overlap(&both, vec![4, 2]).verdict, Verdict::Doubtful);
