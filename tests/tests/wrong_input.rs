@@ -671,6 +671,37 @@ fn broken_files_of_a_model() {
     );
 }
 
+/// The small golden model with one weight that is no number.
+fn spoil(place: &Place, tensor: &str) {
+    place.copy_model("llama3", "spoilt");
+    let mut bytes = place.bytes("spoilt/model.safetensors");
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(header[tensor]["dtype"], "F32");
+    let at = 8 + length + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    place.write("spoilt/model.safetensors", bytes);
+}
+
+#[test]
+fn a_weight_that_is_no_number() {
+    let (place, tensor) = (Place::new(), "model.layers.1.mlp.up_proj.weight");
+    place.write_rows("rows.jsonl", 20);
+    spoil(&place, tensor);
+    let told = |stderr: &str| stderr.split("error: ").last().unwrap().to_owned();
+    let ran = place.fails(
+        65,
+        "finetune --model spoilt --dataset rows.jsonl --seq-len 32 --max-steps 3 --out run",
+    );
+    let error = told(&ran.stderr);
+    assert!(error.starts_with(&format!("step 1: loss is NaN, first in {tensor};")), "{error}");
+    assert!(ran.stderr.contains("replay-step-000000001.json"), "{}", ran.stderr);
+    let again = place.fails(65, "replay run/replay-step-000000001.json");
+    assert_eq!(told(&again.stderr), error, "the same step meets the same");
+    assert!(again.stdout.starts_with("step 1 of run, 1 micro-batches"), "{}", again.stdout);
+    assert!(!place.path("run/final").exists());
+}
+
 #[test]
 fn broken_messages() {
     let place = Place::new();

@@ -181,4 +181,21 @@ mod tests {
             }
         }
     }
+
+    /// A broken model must not look sound because its label's own logit is a number.
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for v in [7, 1000] {
+                for at in [0, 5, v / 2, v - 1] {
+                    let logits = randn(&[3, v], kind);
+                    let _ = logits.narrow(0, 1, 1).narrow(1, at, 1).fill_(f64::NAN);
+                    let labels = Tensor::from_slice(&[0i64, (at + 1) % v, 1]);
+                    let found = tch::no_grad(|| label_scores(&logits, &labels));
+                    let is_nan = Vec::<bool>::try_from(found.logprobs.isnan()).unwrap();
+                    assert_eq!(is_nan, [false, true, false], "{kind:?}, {at} of {v}");
+                }
+            }
+        }
+    }
 }

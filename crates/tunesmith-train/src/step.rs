@@ -109,8 +109,9 @@ pub(crate) fn forward(
     if PerUnit::count([batch]).lacks(objective.units()) {
         return Ok(Terms::default());
     }
-    if let (Some(weights), false) = (&batch.weights, objective.takes_weights()) {
-        let at = weights.iter().position(|&weight| weight != 1.0).unwrap_or(0);
+    if let (Some(weights), false) = (&batch.weights, objective.takes_weights())
+        && let Some(at) = weights.iter().position(|&weight| weight != 1.0)
+    {
         let doc = batch.docs.iter().rfind(|doc| doc.start <= at);
         return Err(TrainError::Weights { row: doc.map_or(0, |doc| doc.row) });
     }
