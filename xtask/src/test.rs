@@ -126,6 +126,17 @@ fn run_stage(command: &Cmd, counts: &mut Counts) -> Result<bool> {
     Ok(child.wait()?.success())
 }
 
+/// Whether the licences, bans and sources of `deny.toml` can be checked here; its advisories need their database, and so
+/// the network: `cargo deny check advisories`.
+fn has_cargo_deny() -> bool {
+    let version = Cmd::cargo("deny --version").to_std().output();
+    let found = version.is_ok_and(|output| output.status.success());
+    if !found {
+        println!("cargo-deny is not installed: licences, bans and sources are not checked");
+    }
+    found
+}
+
 fn stages(libtorch: &setup::Libtorch, keep_going: bool) -> Vec<Stage> {
     let manifest =
         |command: Cmd, path: &str| command.args(["--manifest-path".into(), in_root(path)]);
@@ -164,6 +175,11 @@ fn stages(libtorch: &setup::Libtorch, keep_going: bool) -> Vec<Stage> {
             packages("doc --no-deps", &mut torch_free()).env("RUSTDOCFLAGS", "-D warnings"),
         ),
     ];
+    if has_cargo_deny() {
+        let check = Cmd::cargo("deny --manifest-path").args([in_root("Cargo.toml")]);
+        let check = check.args("check licenses bans sources".split(' '));
+        stages.push(free("what is depended on", check.args(["--hide-inclusion-graph"])));
+    }
     if in_root("tests/piecemeal/Cargo.toml").is_file() {
         let command = manifest(Cmd::cargo(test), "tests/piecemeal/Cargo.toml").args(["--locked"]);
         let folder = in_root("target"); // its profile is the workspace's, so most of what it needs is there
