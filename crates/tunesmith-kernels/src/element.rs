@@ -1,6 +1,6 @@
 //! Tensors as memory: the dtypes kernels know, and checked views of tensors.
 
-use crate::simd::{LANES, Simd};
+use crate::simd::{self, Kernel, LANES, Simd};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
@@ -17,6 +17,24 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// # Safety
     /// [`LANES`] elements at `to`; the instruction set of `S`.
     unsafe fn store<S: Simd>(to: *mut Self, x: S::V);
+
+    /// Elements of a [`Self::Run`].
+    const RUN: usize;
+    /// What is multiplied at once in a dot product: a vector, or a vector of pairs.
+    type Run<S: Simd>: Copy;
+    /// # Safety
+    /// [`Self::RUN`] elements at `from`; the instruction set of `S`.
+    unsafe fn load_run<S: Simd>(from: *const Self) -> Self::Run<S>;
+    /// Lanes of sums: `sums` + a · b, so that all lanes together make the dot product.
+    ///
+    /// # Safety
+    /// The instruction set of `S`.
+    unsafe fn dot<S: Simd>(a: Self::Run<S>, b: Self::Run<S>, sums: S::V) -> S::V;
+    /// Runs a kernel that lives on [`dot`](Self::dot).
+    ///
+    /// # Safety
+    /// As [`simd::run`].
+    unsafe fn run<K: Kernel>(kernel: K);
 
     /// The first `n` lanes from memory, the others 0.
     ///
@@ -77,6 +95,24 @@ impl Element for f32 {
         // SAFETY: the caller's.
         unsafe { S::store(to, x) }
     }
+
+    const RUN: usize = LANES;
+    type Run<S: Simd> = S::V;
+
+    #[inline(always)]
+    unsafe fn load_run<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(a: S::V, b: S::V, sums: S::V) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::fma(a, b, sums) }
+    }
+    unsafe fn run<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's.
+        unsafe { simd::run(kernel) }
+    }
 }
 
 impl Element for bf16 {
@@ -99,6 +135,24 @@ impl Element for bf16 {
     unsafe fn store<S: Simd>(to: *mut Self, x: S::V) {
         // SAFETY: the caller's.
         unsafe { S::store_bf16(to, x) }
+    }
+
+    const RUN: usize = 2 * LANES;
+    type Run<S: Simd> = S::Pairs;
+
+    #[inline(always)]
+    unsafe fn load_run<S: Simd>(from: *const Self) -> S::Pairs {
+        // SAFETY: the caller's.
+        unsafe { S::load_pairs(from) }
+    }
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(a: S::Pairs, b: S::Pairs, sums: S::V) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::dot_pairs(a, b, sums) }
+    }
+    unsafe fn run<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's.
+        unsafe { simd::run_pairs(kernel) }
     }
 }
 

@@ -3,23 +3,23 @@
 //! Shapes: M rows of x (few), I inputs, O outputs.
 //!
 //! A tile of 4 rows of W meets up to 4 rows of x in registers; the rows of W come from memory once and stay in L1 for
-//! the other rows of x. Products are fp32 whatever the dtype, and a row's result does not depend on the others.
+//! the other rows of x. Sums are fp32 whatever the dtype, and a row's result does not depend on the others.
 #![allow(clippy::needless_range_loop, reason = "an index names the register of a tile")]
 
 use crate::{
     element::{Element, by_kind, memory, rows, supports},
     parallel::{Shared, for_each},
-    simd::{self, Kernel, LANES, Simd},
+    simd::{self, Kernel, Simd, prefetch},
 };
 use tch::{Device, Kind, Tensor};
 
 /// Rows of W of one task.
 const OUTPUTS: usize = 32;
 
-/// Whether few enough rows of `x` meet `weight` for [`matvec`] to beat oneDNN: 16 in fp32 (9.0 against 16.0 ms for 24
-/// matrices of 1536 × 576), 4 in bf16 (at 16: 8.6 against 5.4).
+/// Whether few enough rows of `x` meet `weight` for [`matvec`] to beat oneDNN: 16 (24 matrices of 1536 × 576, 16 rows: 2.3
+/// against 7.8 ms in fp32, 1.4 against 2.1 in bf16), but 4 in bf16 without the instruction for it (8.6 against 5.4).
 pub fn prefers_matvec(x: &Tensor, weight: &Tensor) -> bool {
-    let most = if x.kind() == Kind::Float { 16 } else { 4 };
+    let most = if x.kind() == Kind::Float || simd::has_pairs() { 16 } else { 4 };
     supports(x)
         && x.device() == Device::Cpu
         && rows(x).0 <= most
@@ -40,8 +40,7 @@ pub fn matvec_all<const L: usize>(
     layers: [(&Tensor, Option<&Tensor>); L],
 ) -> [Tensor; L] {
     let (m, n_in) = rows(x);
-    let x32 = x.to_kind(Kind::Float).contiguous();
-    let x32 = Shared(memory::<f32>(&x32));
+    let x = x.contiguous();
     let ys = layers.map(|(weight, _)| {
         let mut size = x.size();
         if let Some(last) = size.last_mut() {
@@ -50,6 +49,7 @@ pub fn matvec_all<const L: usize>(
         Tensor::empty(size, (x.kind(), Device::Cpu))
     });
     by_kind!(x.kind(), E => {
+        let x = Shared(memory::<E>(&x));
         let mut tasks = Vec::new();
         for ((weight, bias), y) in layers.iter().zip(&ys) {
             let n_out = weight.size()[0] as usize;
@@ -66,8 +66,8 @@ pub fn matvec_all<const L: usize>(
             let outputs = start..(start + OUTPUTS).min(n_out);
             // SAFETY: rows of W and columns of y that belong to one task.
             unsafe {
-                simd::run(Product {
-                    x: x32.get(), w: w.get(), bias: bias.map(Shared::get), y: y.get(),
+                E::run(Product {
+                    x: x.get(), w: w.get(), bias: bias.map(Shared::get), y: y.get(),
                     outputs, m, n_in, n_out,
                 });
             }
@@ -85,7 +85,7 @@ struct Layer<E> {
 }
 
 struct Product<E> {
-    x: *const f32,
+    x: *const E,
     w: *const E,
     bias: Option<*mut E>,
     y: *mut E,
@@ -130,26 +130,26 @@ impl<E: Element> Product<E> {
             }
             let x = self.x.add(row * self.n_in);
             let mut acc = [[S::splat(0.0); M]; 4];
-            let whole = self.n_in / LANES * LANES;
+            let whole = self.n_in / E::RUN * E::RUN;
             let mut i = 0;
             while i < whole {
-                let mut of_x = [S::splat(0.0); M];
-                for r in 0..M {
-                    of_x[r] = S::load(x.add(r * self.n_in + i));
-                }
+                let of_x: [E::Run<S>; M] =
+                    std::array::from_fn(|r| E::load_run::<S>(x.add(r * self.n_in + i)));
                 for o in 0..4 {
-                    let of_w = E::load::<S>(w[o].add(i));
+                    let of_w = E::load_run::<S>(w[o].add(i));
+                    // The rows of the next tile, which the hardware does not foresee.
+                    prefetch(w[o].wrapping_add(4 * self.n_in + i));
                     for r in 0..M {
-                        acc[o][r] = S::fma(of_w, of_x[r], acc[o][r]);
+                        acc[o][r] = E::dot::<S>(of_w, of_x[r], acc[o][r]);
                     }
                 }
-                i += LANES;
+                i += E::RUN;
             }
             for o in 0..n {
                 for r in 0..M {
                     let mut sum = S::sum(acc[o][r]);
                     for i in whole..self.n_in {
-                        sum += *x.add(r * self.n_in + i) * (*w[o].add(i)).to_f32();
+                        sum += (*x.add(r * self.n_in + i)).to_f32() * (*w[o].add(i)).to_f32();
                     }
                     if let Some(bias) = self.bias {
                         sum += (*bias.add(from + o)).to_f32();

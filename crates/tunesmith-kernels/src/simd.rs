@@ -24,6 +24,8 @@ pub(crate) trait Simd: Copy {
     const WIDE: bool;
     /// Sixteen f32.
     type V: Copy;
+    /// Sixteen pairs of bf16.
+    type Pairs: Copy;
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
@@ -31,6 +33,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_bf16(from: *const bf16) -> Self::V;
     /// Rounds to nearest even, as `half` does.
     unsafe fn store_bf16(to: *mut bf16, x: Self::V);
+    unsafe fn load_pairs(from: *const bf16) -> Self::Pairs;
+    /// Lane i: a₂ᵢ b₂ᵢ + a₂ᵢ₊₁ b₂ᵢ₊₁ + cᵢ
+    unsafe fn dot_pairs(a: Self::Pairs, b: Self::Pairs, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -162,6 +167,40 @@ pub(crate) unsafe fn run<K: Kernel>(kernel: K) {
     unsafe { run_on(Isa::here(), kernel) }
 }
 
+/// As [`run`], for a kernel that lives on [`Simd::dot_pairs`]: with the instruction for it, where there is one.
+///
+/// # Safety
+/// As [`run`].
+pub(crate) unsafe fn run_pairs<K: Kernel>(kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    if has_pairs() {
+        // SAFETY: the instruction set was detected; the pointers are the caller's.
+        return unsafe { x86::run_avx512_bf16(kernel) };
+    }
+    // SAFETY: the caller's.
+    unsafe { run(kernel) }
+}
+
+/// Whether this CPU has an instruction for [`Simd::dot_pairs`].
+pub(crate) fn has_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Isa::here() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Asks for the cache line at `at`, which need not be anyone's.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; no address is wrong.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Runs `kernel` on `isa`, which the CPU must have.
 ///
 /// # Safety
@@ -200,6 +239,7 @@ macro_rules! lanewise {
 impl Simd for Portable {
     const WIDE: bool = false;
     type V = [f32; LANES];
+    type Pairs = [bf16; 2 * LANES];
 
     lanewise! {
         add(a, b) = a + b;
@@ -237,6 +277,18 @@ impl Simd for Portable {
     unsafe fn store_bf16(to: *mut bf16, x: Self::V) {
         // SAFETY: the caller's.
         unsafe { to.cast::<[bf16; LANES]>().write_unaligned(x.map(bf16::from_f32)) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const bf16) -> Self::Pairs {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<Self::Pairs>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(a: Self::Pairs, b: Self::Pairs, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| {
+            let product = |j: usize| a[j].to_f32() * b[j].to_f32();
+            product(2 * i) + product(2 * i + 1) + c[i]
+        })
     }
     #[inline(always)]
     unsafe fn to_array(a: Self::V) -> [f32; LANES] {
@@ -281,6 +333,41 @@ mod tests {
                 let expected = f64::from(*x).exp();
                 let error = (f64::from(*y) / expected - 1.0).abs();
                 assert!(error < 2.4e-7, "{isa:?}: exp({x}) = {y:e}, expected {expected:e}");
+            }
+        }
+    }
+
+    struct Dot<'a>(&'a [bf16], &'a [bf16], &'a mut [f32]);
+
+    impl Kernel for Dot<'_> {
+        #[inline(always)]
+        unsafe fn body<S: Simd>(self) {
+            // SAFETY: LANES pairs, LANES sums.
+            unsafe {
+                let (a, b) = (S::load_pairs(self.0.as_ptr()), S::load_pairs(self.1.as_ptr()));
+                S::store(self.2.as_mut_ptr(), S::dot_pairs(a, b, S::load(self.2.as_ptr())));
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_are_multiplied_and_summed() {
+        let [a, b] = [0.37f32, 0.11].map(|step| {
+            (0..2 * LANES).map(|i| bf16::from_f32((i as f32 * step).sin())).collect::<Vec<_>>()
+        });
+        let product = |i: usize| a[i].to_f32() * b[i].to_f32();
+        for isa in isas().into_iter().map(Some).chain([None]) {
+            let mut sums = vec![1.0; LANES];
+            // SAFETY: detected; `None` is the best there is for pairs.
+            unsafe {
+                match isa {
+                    Some(isa) => run_on(isa, Dot(&a, &b, &mut sums)),
+                    None => run_pairs(Dot(&a, &b, &mut sums)),
+                }
+            }
+            for (i, sum) in sums.iter().enumerate() {
+                let expected = 1.0 + product(2 * i) + product(2 * i + 1);
+                assert!((sum - expected).abs() < 1e-6, "{isa:?}, lane {i}: {sum}, {expected}");
             }
         }
     }

@@ -4,9 +4,9 @@ use super::{Kernel, LANES, Simd};
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// One 512-bit register a vector.
+/// One 512-bit register a vector; `BF16`: with AVX512-BF16's products of pairs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const BF16: bool>;
 
 /// Two 256-bit registers a vector.
 #[derive(Debug, Clone, Copy)]
@@ -15,7 +15,13 @@ pub(crate) struct Avx2;
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) {
     // SAFETY: the caller's.
-    unsafe { kernel.body::<Avx512>() }
+    unsafe { kernel.body::<Avx512<false>>() }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+pub(super) unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) {
+    // SAFETY: the caller's.
+    unsafe { kernel.body::<Avx512<true>>() }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -27,7 +33,7 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn gemm_avx512(args: &crate::gemm::Gemm) {
     // SAFETY: the caller's.
-    unsafe { crate::gemm::multiply::<Avx512>(args) }
+    unsafe { crate::gemm::multiply::<Avx512<false>>(args) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -49,9 +55,10 @@ macro_rules! intrinsics {
 
 type F512 = __m512;
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const WIDE: bool = true;
     type V = F512;
+    type Pairs = __m512i;
 
     intrinsics! {
         splat(x: f32) -> F512 = _mm512_set1_ps(x);
@@ -71,6 +78,7 @@ impl Simd for Avx512 {
         sum(a: F512) -> f32 = _mm512_reduce_add_ps(a);
         largest(a: F512) -> f32 = _mm512_reduce_max_ps(a);
         gemm(args: &crate::gemm::Gemm) = gemm_avx512(args);
+        load_pairs(from: *const bf16) -> __m512i = _mm512_loadu_si512(from.cast());
         load_bf16(from: *const bf16) -> F512 = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(
             _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))));
     }
@@ -86,6 +94,22 @@ impl Simd for Avx512 {
             let rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000));
             let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
             _mm256_storeu_si256(to.cast(), high);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(a: __m512i, b: __m512i, c: F512) -> F512 {
+        // SAFETY: the caller's; the instruction is there where BF16 says so.
+        unsafe {
+            if BF16 {
+                let [a, b] = [a, b].map(|x| std::mem::transmute::<__m512i, __m512bh>(x));
+                return _mm512_dpbf16_ps(c, a, b);
+            }
+            let first = |x: __m512i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let second = |x: __m512i| _mm512_castsi512_ps(_mm512_and_si512(x, high));
+            let c = _mm512_fmadd_ps(first(a), first(b), c);
+            _mm512_fmadd_ps(second(a), second(b), c)
         }
     }
 
@@ -116,6 +140,7 @@ macro_rules! halves {
 impl Simd for Avx2 {
     const WIDE: bool = false;
     type V = F256x2;
+    type Pairs = [__m256i; 2];
 
     intrinsics! {
         splat(x: f32) -> F256x2 = [_mm256_set1_ps(x); 2];
@@ -147,6 +172,27 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent[0])),
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent[1])),
             ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const bf16) -> Self::Pairs {
+        // SAFETY: the caller's.
+        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(LANES).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(a: Self::Pairs, b: Self::Pairs, c: F256x2) -> F256x2 {
+        // SAFETY: the caller's.
+        unsafe {
+            let first = |x: __m256i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let second = |x: __m256i| _mm256_castsi256_ps(_mm256_and_si256(x, high));
+            let half = |i: usize| {
+                let c = _mm256_fmadd_ps(first(a[i]), first(b[i]), c[i]);
+                _mm256_fmadd_ps(second(a[i]), second(b[i]), c)
+            };
+            [half(0), half(1)]
         }
     }
 
