@@ -9,7 +9,7 @@
 use crate::{
     element::{Element, by_kind, memory, rows, supports},
     parallel::{Shared, for_each},
-    simd::{self, Kernel, Simd, prefetch},
+    simd::{self, Kernel, LANES, Simd, prefetch},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -129,7 +129,7 @@ impl<E: Element> Product<E> {
                 *w = self.w.add((from + i.min(n - 1)) * self.n_in);
             }
             let x = self.x.add(row * self.n_in);
-            let mut acc = [[S::splat(0.0); M]; 4];
+            let mut acc = [[S::splat(0.0); 4]; M];
             let whole = self.n_in / E::RUN * E::RUN;
             let mut i = 0;
             while i < whole {
@@ -140,14 +140,23 @@ impl<E: Element> Product<E> {
                     // The rows of the next tile, which the hardware does not foresee.
                     prefetch(w[o].wrapping_add(4 * self.n_in + i));
                     for r in 0..M {
-                        acc[o][r] = E::dot::<S>(of_w, of_x[r], acc[o][r]);
+                        acc[r][o] = E::dot::<S>(of_w, of_x[r], acc[r][o]);
                     }
                 }
                 i += E::RUN;
             }
-            for o in 0..n {
-                for r in 0..M {
-                    let mut sum = S::sum(acc[o][r]);
+            let sums: [[f32; 4]; M];
+            if M == 4 {
+                // In order, as values: a view of `acc` would keep it out of the registers.
+                let all: [S::V; LANES] = std::array::from_fn(|i| acc[i / 4][i % 4]);
+                let all = S::to_array(S::sums(&all));
+                sums = std::array::from_fn(|r| std::array::from_fn(|o| all[r * 4 + o]));
+            } else {
+                sums = acc.map(|of_row| of_row.map(|x| S::sum(x)));
+            }
+            for r in 0..M {
+                for o in 0..n {
+                    let mut sum = sums[r][o];
                     for i in whole..self.n_in {
                         sum += (*x.add(r * self.n_in + i)).to_f32() * (*w[o].add(i)).to_f32();
                     }

@@ -67,6 +67,16 @@ pub(crate) trait Simd: Copy {
         x[0]
     }
 
+    /// [`sum`](Self::sum) of each of sixteen vectors, as the lanes of one.
+    #[inline(always)]
+    unsafe fn sums(x: &[Self::V; LANES]) -> Self::V {
+        // SAFETY: the caller's.
+        unsafe {
+            let sums = x.map(|x| Self::sum(x));
+            Self::load(sums.as_ptr())
+        }
+    }
+
     /// The largest lane.
     #[inline(always)]
     unsafe fn largest(a: Self::V) -> f32 {
@@ -333,6 +343,32 @@ mod tests {
                 let expected = f64::from(*x).exp();
                 let error = (f64::from(*y) / expected - 1.0).abs();
                 assert!(error < 2.4e-7, "{isa:?}: exp({x}) = {y:e}, expected {expected:e}");
+            }
+        }
+    }
+
+    struct Sums<'a>(&'a [f32], &'a mut [f32]);
+
+    impl Kernel for Sums<'_> {
+        #[inline(always)]
+        unsafe fn body<S: Simd>(self) {
+            // SAFETY: LANES vectors, one vector.
+            unsafe {
+                let x = std::array::from_fn(|i| S::load(self.0.as_ptr().add(i * LANES)));
+                S::store(self.1.as_mut_ptr(), S::sums(&x));
+            }
+        }
+    }
+
+    #[test]
+    fn each_vector_has_its_sum() {
+        let x: Vec<f32> = (0..LANES * LANES).map(|i| (i as f32 * 0.7).sin()).collect();
+        for isa in isas() {
+            let mut sums = vec![0.0; LANES];
+            // SAFETY: detected.
+            unsafe { run_on(isa, Sums(&x, &mut sums)) };
+            for (sum, x) in sums.iter().zip(x.chunks(LANES)) {
+                assert!((sum - x.iter().sum::<f32>()).abs() < 1e-5, "{isa:?}");
             }
         }
     }

@@ -98,14 +98,14 @@ fn attend<E: Element>(
     let group = h / layout.n_head;
     let [q, k, v, out] = [q, k, v, out].map(|x| Shared(memory::<E>(x)));
     let width = d.next_multiple_of(LANES);
-    for_each(docs.len() * layout.n_head, |task| {
-        let ((start, t), keys) = docs[task / layout.n_head];
-        let head = task % layout.n_head;
+    for_each(docs.len() * h, |task| {
+        let ((start, t), keys) = docs[task / h];
+        let head = task % h;
         with_scratch([keys.n + LANES, width, width], |scratch| {
-            for (i, of_group) in (0..t).flat_map(|i| (0..group).map(move |g| (i, g))) {
+            for i in 0..t {
                 let (low, high) = seen(keys.n - t + i, shape.reach());
-                let query = ((start + i) * h + head * group + of_group) * d;
-                let first = keys.offset + head * layout.head + low * d;
+                let query = ((start + i) * h + head) * d;
+                let first = keys.offset + head / group * layout.head + low * d;
                 // SAFETY: a query and its output, and the rows low..high of its sequence and head.
                 unsafe {
                     simd::run(Query {
@@ -145,18 +145,22 @@ impl<E: Element> Kernel for Query<E> {
             for i in (0..d).step_by(LANES) {
                 let x = E::load_some::<S>(q.add(i), d - i);
                 S::store(query.add(i), S::mul(x, S::splat(scale)));
-                S::store(acc.add(i), S::splat(0.0));
             }
             let mut max = f32::NEG_INFINITY;
-            for key in 0..n {
-                let row = k.at.add(key * k.row).cast_const();
-                let mut dot = S::splat(0.0);
-                for i in (0..d).step_by(LANES) {
-                    dot = S::fma(E::load_some::<S>(row.add(i), d - i), S::load(query.add(i)), dot);
+            for first in (0..n).step_by(LANES) {
+                // Sixteen keys at once; where fewer are left, the last one again.
+                let mut dots = [S::splat(0.0); LANES];
+                for (key, dot) in dots.iter_mut().enumerate() {
+                    let row = k.at.add((first + key).min(n - 1) * k.row).cast_const();
+                    for i in (0..d).step_by(LANES) {
+                        let x = E::load_some::<S>(row.add(i), d - i);
+                        *dot = S::fma(x, S::load(query.add(i)), *dot);
+                    }
                 }
-                let score = S::sum(dot);
-                *scores.add(key) = score;
-                max = if score > max { score } else { max };
+                let dots = S::sums(&dots);
+                S::store(scores.add(first), dots);
+                let best = S::largest(dots);
+                max = if best > max { best } else { max };
             }
             for i in 0..LANES {
                 *scores.add(n + i) = f32::NEG_INFINITY;
@@ -167,18 +171,51 @@ impl<E: Element> Kernel for Query<E> {
                 S::store(scores.add(i), p);
                 total = S::add(total, p);
             }
-            for key in 0..n {
-                let row = v.at.add(key * v.row).cast_const();
-                let p = S::splat(*scores.add(key));
-                for i in (0..d).step_by(LANES) {
-                    let sum = S::fma(p, E::load_some::<S>(row.add(i), d - i), S::load(acc.add(i)));
-                    S::store(acc.add(i), sum);
+            let mut from = 0;
+            while from < d {
+                // Four vectors of sums in registers.
+                let n_vectors = (d - from).div_ceil(LANES).min(4);
+                match n_vectors {
+                    4 => gather::<S, E, 4>(v, [from, d], n, scores, acc),
+                    3 => gather::<S, E, 3>(v, [from, d], n, scores, acc),
+                    2 => gather::<S, E, 2>(v, [from, d], n, scores, acc),
+                    _ => gather::<S, E, 1>(v, [from, d], n, scores, acc),
                 }
+                from += n_vectors * LANES;
             }
             let factor = S::splat(1.0 / S::sum(total));
             for i in (0..d).step_by(LANES) {
                 E::store_some::<S>(out.add(i), S::mul(S::load(acc.add(i)), factor), d - i);
             }
+        }
+    }
+}
+
+/// Columns `from` on, N vectors of them, of Σ pᵢ vᵢ over `n` keys → `to`.
+///
+/// # Safety
+/// The rows, n weights and room for d rounded up.
+#[inline(always)]
+unsafe fn gather<S: Simd, E: Element, const N: usize>(
+    v: Rows<E>,
+    [from, d]: [usize; 2],
+    n: usize,
+    weights: *const f32,
+    to: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [S::splat(0.0); N];
+        for key in 0..n {
+            let row = v.at.add(key * v.row + from).cast_const();
+            let p = S::splat(*weights.add(key));
+            for (j, sum) in sums.iter_mut().enumerate() {
+                let left = d - from - j * LANES;
+                *sum = S::fma(p, E::load_some::<S>(row.add(j * LANES), left), *sum);
+            }
+        }
+        for (j, sum) in sums.into_iter().enumerate() {
+            S::store(to.add(from + j * LANES), sum);
         }
     }
 }

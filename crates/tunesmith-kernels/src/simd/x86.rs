@@ -97,6 +97,29 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
 
+    /// Neighbours are added while they are brought together: 15 additions for all.
+    #[inline(always)]
+    unsafe fn sums(x: &[F512; LANES]) -> F512 {
+        // SAFETY: the caller's.
+        unsafe {
+            let twos: [F512; 8] = std::array::from_fn(|i| {
+                let (a, b) = (x[2 * i], x[2 * i + 1]);
+                _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
+            });
+            let fours: [F512; 4] = std::array::from_fn(|i| {
+                let [a, b] = [twos[2 * i], twos[2 * i + 1]].map(|x| _mm512_castps_pd(x));
+                let [low, high] = [_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b)];
+                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+            });
+            // From here on whole quarters of registers.
+            let add = |a, b| {
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+            };
+            add(add(fours[0], fours[1]), add(fours[2], fours[3]))
+        }
+    }
+
     #[inline(always)]
     unsafe fn dot_pairs(a: __m512i, b: __m512i, c: F512) -> F512 {
         // SAFETY: the caller's; the instruction is there where BF16 says so.
