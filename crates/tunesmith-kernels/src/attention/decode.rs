@@ -13,7 +13,7 @@ use super::{
 use crate::{
     element::{Element, by_kind, memory},
     parallel::{Shared, for_each},
-    simd::{self, Kernel, LANES, Simd},
+    simd::{self, Kernel, LANES, Simd, prefetch},
 };
 use tch::Tensor;
 
@@ -152,7 +152,11 @@ impl<E: Element> Kernel for Query<E> {
                 let mut dots = [S::splat(0.0); LANES];
                 for (key, dot) in dots.iter_mut().enumerate() {
                     let row = k.at.add((first + key).min(n - 1) * k.row).cast_const();
+                    let value = v.at.add((first + key).min(n - 1) * v.row).cast_const();
                     for i in (0..d).step_by(LANES) {
+                        // What comes next; the weights have driven it from the caches.
+                        prefetch(row.wrapping_add(LANES * k.row + i));
+                        prefetch(value.wrapping_add(i));
                         let x = E::load_some::<S>(row.add(i), d - i);
                         *dot = S::fma(x, S::load(query.add(i)), *dot);
                     }
