@@ -5,9 +5,11 @@
 
 mod data;
 mod generate;
+mod growth;
 mod peer;
 mod report;
 mod rounds;
+mod startup;
 mod train;
 
 use std::ffi::OsString;
@@ -16,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// The benchmarks by name.
-pub(crate) const NAMES: [&str; 3] = ["data", "generate", "train"];
+pub(crate) const NAMES: [&str; 5] = ["data", "generate", "growth", "startup", "train"];
 
 /// What the benchmarks take.
 #[derive(Debug, PartialEq)]
@@ -88,6 +90,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     match name.to_str() {
         Some("data") => data::run(&options),
         Some("generate") => generate::run(&options),
+        Some("growth") => growth::run(&options),
+        Some("startup") => startup::run(&options),
         Some("train") => train::run(&options),
         _ => bail!("no benchmark is named `{}`: {}", name.display(), expected()),
     }
@@ -127,7 +131,7 @@ mod tests {
         );
         assert_eq!(
             run(&["dta".into()]).unwrap_err().to_string(),
-            "no benchmark is named `dta`: expected one of data, generate, train"
+            "no benchmark is named `dta`: expected one of data, generate, growth, startup, train"
         );
     }
 }

@@ -30,6 +30,18 @@ pub(crate) struct Runs {
 /// # Errors
 /// A program fails, or its last line is no JSON object.
 pub(crate) fn alternate(sides: &[Side], rounds: usize) -> Result<Vec<Runs>> {
+    alternate_by(sides, rounds, &|side| measure(&side.command))
+}
+
+/// The same with another way to run a side and get its figures.
+///
+/// # Errors
+/// Those of `measure`.
+pub(crate) fn alternate_by(
+    sides: &[Side],
+    rounds: usize,
+    measure: &dyn Fn(&Side) -> Result<Value>,
+) -> Result<Vec<Runs>> {
     let mut runs: Vec<Runs> =
         sides.iter().map(|side| Runs { name: side.name, figures: Vec::new() }).collect();
     for round in 0..rounds {
@@ -40,14 +52,17 @@ pub(crate) fn alternate(sides: &[Side], rounds: usize) -> Result<Vec<Runs>> {
         for index in order {
             let side = &sides[index];
             eprintln!("round {} of {rounds}: {}", round + 1, side.name);
-            runs[index].figures.push(measure(&side.command).with_context(|| side.name.to_owned())?);
+            runs[index].figures.push(measure(side).with_context(|| side.name.to_owned())?);
         }
     }
     Ok(runs)
 }
 
 /// Runs a program; what its last line says. Its stderr is shown where it fails.
-fn measure(command: &Cmd) -> Result<Value> {
+///
+/// # Errors
+/// It cannot be started, fails, or its last line is no JSON object.
+pub(crate) fn measure(command: &Cmd) -> Result<Value> {
     let output = command
         .to_std()
         .stdin(Stdio::null())

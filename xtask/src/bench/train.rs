@@ -123,7 +123,10 @@ fn compare(options: &Options, chosen: &[&Setting], ids: &str) -> Result<()> {
 }
 
 /// Builds the example that trains; it links libtorch.
-fn ours() -> Result<Cmd> {
+///
+/// # Errors
+/// It does not build.
+pub(super) fn ours() -> Result<Cmd> {
     let command = Cmd::cargo(
         "build --release --package tunesmith-train --example throughput --manifest-path",
     )
