@@ -3,7 +3,9 @@
 The tests save_load, objectives and adapters leave such a DIR under the target directory: tmp/saved. Every model must
 load without a missing or an unexpected tensor and give the logits of logits/<name>.safetensors to 1e-5; every
 classifier, under its class, those of objectives/<name>.json to 1e-3 (ten steps of training lie between); every adapter
-in adapters/, loaded by PEFT, those of adapters/<name>/logits.safetensors to 1e-5 of the largest.
+in adapters/, loaded by PEFT, those of adapters/<name>/logits.safetensors to 1e-5 of the largest; those in grown/, on a base
+whose vocabulary was resized, those of grown/<name>/logits.safetensors; and every model in grown-whole/, which has new
+tokens and was not trained, the logits of its base for old ones.
 """
 
 import json
@@ -49,6 +51,24 @@ def main() -> None:
         diff = ((logits - expected["logits"]).abs().max() / expected["logits"].abs().max()).item()
         assert diff <= 1e-5, f"{path.name}: logits differ by {diff}"
         print(f"{path.name}: PEFT loads it, within {diff:.1e}")
+    for path in sorted((HERE / "grown").iterdir()):
+        expected = load_file(path / "logits.safetensors")
+        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        plain = load(MODELS / base)
+        n_old, n_new = plain.config.vocab_size, expected["logits"].shape[1]
+        whole, info = load(folder / "grown-whole" / path.name, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"], f"{path.name}: {info}"
+        assert whole.config.vocab_size == n_new, f"{path.name}: {whole.config.vocab_size} tokens"
+        ids = (expected["ids"] % n_old).tolist()
+        diff = (logits_of(whole, ids)[:, :n_old] - logits_of(plain, ids)).abs().max().item()
+        assert diff <= 1e-5, f"{path.name}: logits of the grown model differ by {diff}"
+        plain.resize_token_embeddings(n_new)
+        model = PeftModel.from_pretrained(plain, folder / "grown" / path.name).eval()
+        with torch.no_grad():
+            logits = model(expected["ids"][None]).logits[0]
+        diff = ((logits - expected["logits"]).abs().max() / expected["logits"].abs().max()).item()
+        assert diff <= 1e-5, f"{path.name}: logits differ by {diff}"
+        print(f"{path.name}: {n_new - n_old} tokens more, within {diff:.1e}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod codebook;
 mod context;
 mod cross_entropy;
 pub mod cuda;
@@ -21,6 +22,7 @@ mod twin;
 
 pub use adamw::{AdamWStep, adamw_, square_sum};
 pub use attention::{AttentionShape, attention, attention_backward, attention_cached};
+pub use codebook::{dequantise_blocks, quantise_blocks};
 pub use context::use_fast_fp32_matmul;
 pub use cross_entropy::{LabelScores, label_scores, label_scores_backward_};
 pub use element::{attends, supports};

@@ -14,6 +14,8 @@ pub struct Config {
     pub architecture: String,
     /// V: rows of the embedding.
     pub vocab_size: i64,
+    /// Rows of the checkpoint's embedding and head, where the vocabulary has grown since; the others are made on loading.
+    pub stored_vocab_size: Option<i64>,
     /// C: width of the residual stream.
     pub hidden_size: i64,
     /// Width inside the MLP.
@@ -125,6 +127,9 @@ pub enum Activation {
     Relu,
 }
 
+/// What a `config.json` of tunesmith's own calls [`Config::stored_vocab_size`]; no model is saved with it.
+pub(crate) const STORED_VOCAB: &str = "tunesmith_stored_vocab_size";
+
 impl Config {
     /// Reads `config.json` of a model directory.
     ///
@@ -148,6 +153,27 @@ impl Config {
                 found: other.to_string().chars().take(40).collect(),
             }),
         }
+    }
+
+    /// The same model with a vocabulary of at least `vocab_size`: its checkpoint's rows, and behind them new ones near
+    /// their mean. `config.json` says so where it is written.
+    #[must_use]
+    pub fn with_vocab(mut self, vocab_size: i64) -> Self {
+        if vocab_size > self.vocab_size {
+            self.stored_vocab_size.get_or_insert(self.vocab_size);
+            self.vocab_size = vocab_size;
+            self.raw.insert("vocab_size".into(), vocab_size.into());
+        }
+        self
+    }
+
+    /// This configuration as the text of a `config.json` beside weights whose vocabulary is still the old one.
+    pub fn to_json_beside_stored(&self) -> String {
+        let mut raw = self.raw.clone();
+        if let Some(stored) = self.stored_vocab_size {
+            raw.insert(STORED_VOCAB.into(), stored.into());
+        }
+        format!("{:#}\n", Value::Object(raw))
     }
 
     /// The same model with a head over `labels` instead of the vocabulary, under its Hugging Face class: as it is, if it

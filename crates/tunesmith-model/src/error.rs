@@ -91,6 +91,14 @@ pub enum ModelError {
         /// What was expected and what was found.
         reason: String,
     },
+    /// An adapter that the model does not carry.
+    #[error("adapter {number}: the model carries {n_adapters}, numbered from 0")]
+    NoSuchAdapter {
+        /// Which was asked for.
+        number: usize,
+        /// How many there are.
+        n_adapters: usize,
+    },
     /// A token id that the embedding has no row for.
     #[error(
         "token id {id} is outside the vocabulary of {vocab_size}\nhelp: the tokenizer and the model do not belong together"

@@ -135,5 +135,6 @@ pub(crate) fn read(path: &Path, raw: Map<String, Value>) -> Result<Config, Model
         config.n_labels = Some(keys.n_labels()?);
     }
     config.raw = raw;
+    config.raw.shift_remove(config::STORED_VOCAB);
     Ok(config)
 }

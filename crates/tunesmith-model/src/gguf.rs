@@ -14,13 +14,14 @@
 mod block;
 mod config;
 mod export;
+mod lora;
 mod names;
 mod value;
 mod weights;
 mod write;
 
 pub use block::GgufType;
-pub use export::{export_gguf, export_lora_gguf};
+pub use export::export_gguf;
 pub use value::GgufValue;
 pub(crate) use weights::GgufWeights;
 

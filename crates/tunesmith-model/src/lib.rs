@@ -26,7 +26,7 @@ mod weights;
 
 pub use adapter::{
     Adapter, Bias, LoraConfig, LoraInit, Modules, Pattern, adapter_labels, adapter_storage,
-    base_hash,
+    adapter_vocab_size, base_hash,
 };
 pub use cache::KvCache;
 pub use config::Config;

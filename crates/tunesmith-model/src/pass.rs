@@ -8,8 +8,8 @@ use crate::{KvCache, random};
 pub struct Pass<'a> {
     /// Document `i` continues the cache's sequence `i`; `None`: documents are read whole.
     pub cache: Option<&'a mut KvCache>,
-    /// Which adapter takes part, by the number that adding it gave; `None`: the base alone. A number that the model
-    /// does not have is the base alone too.
+    /// Which adapter takes part, by the number that adding it gave; `None`: the base alone. Another number than the
+    /// model has is an error, but for 0, the default: the first adapter, where there is one.
     pub adapter: Option<usize>,
     /// What names the dropout masks of adapters; `None`: no dropout.
     pub dropout: Option<DropoutKey>,

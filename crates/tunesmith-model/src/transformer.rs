@@ -146,6 +146,7 @@ impl Transformer {
         watch: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor, ModelError> {
         self.check(ragged)?;
+        self.check_choice(pass.adapter)?;
         let (n, whole) = (ragged.tokens.size()[0], rounded(ragged.tokens.size()[0]));
         if whole > n && pass.cache.is_none() && !pass.plain && self.device() == Device::Cpu {
             return Ok(self.watched(&ragged.filled(whole), pass, watch)?.narrow(0, 0, n));
@@ -288,6 +289,17 @@ impl Transformer {
                     norm.bias.iter_mut().for_each(|bias| bias.restore(number));
                 }
             }
+        }
+    }
+
+    /// Whoever asks for an adapter that is not there must not be answered by the base.
+    fn check_choice(&self, adapter: Option<usize>) -> Result<(), ModelError> {
+        let n_adapters = self.adapters.len();
+        match adapter {
+            Some(number) if number >= n_adapters.max(1) => {
+                Err(ModelError::NoSuchAdapter { number, n_adapters })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@ pub mod format;
 pub mod html;
 pub mod metrics;
 pub mod progress;
+pub mod share;
 pub mod system;
 pub mod tensorboard;
 

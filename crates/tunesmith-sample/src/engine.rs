@@ -24,6 +24,7 @@ pub struct Engine<'a> {
 struct Active<'a> {
     answer: Answer<'a>,
     next: Vec<u32>,
+    adapter: Option<usize>,
 }
 
 impl<'a> Engine<'a> {
@@ -43,7 +44,7 @@ impl<'a> Engine<'a> {
         Self { model, tokenizer, stop_ids, cache, slots, waiting, n_submitted }
     }
 
-    /// Puts a prompt in line. Its ticket counts from 0; with the knobs' seed it names the draws of the answer.
+    /// Puts a prompt in line for the model with its first adapter, if it has one. Its ticket counts from 0; with the knobs' seed it names the draws of the answer.
     ///
     /// # Errors
     /// Knobs out of range, a prompt without tokens or without room, a token outside the vocabulary.
@@ -52,6 +53,25 @@ impl<'a> Engine<'a> {
         prompt: &[u32],
         knobs: &'a SamplerKnobs,
     ) -> Result<usize, GenerateError> {
+        let first = (!self.model.adapters().is_empty()).then_some(0);
+        self.submit_to(first, prompt, knobs)
+    }
+
+    /// As [`submit`](Self::submit), for an adapter of the model by its number, or for the base alone: requests to
+    /// different ones are answered side by side, those to one of them in one pass.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); an adapter that the model does not carry.
+    pub fn submit_to(
+        &mut self,
+        adapter: Option<usize>,
+        prompt: &[u32],
+        knobs: &'a SamplerKnobs,
+    ) -> Result<usize, GenerateError> {
+        let n_adapters = self.model.adapters().len();
+        if let Some(number) = adapter.filter(|&number| number >= n_adapters) {
+            return Err(ModelError::NoSuchAdapter { number, n_adapters }.into());
+        }
         knobs.check().map_err(GenerateError::Knobs)?;
         let (index, max) = (self.n_submitted, self.cache.capacity());
         if prompt.is_empty() {
@@ -65,7 +85,7 @@ impl<'a> Engine<'a> {
             return Err(ModelError::TokenOutOfRange { id: i64::from(id), vocab_size }.into());
         }
         let answer = Answer::new(index, prompt, self.tokenizer, knobs);
-        self.waiting.push_back(Active { answer, next: prompt.to_vec() });
+        self.waiting.push_back(Active { answer, next: prompt.to_vec(), adapter });
         self.n_submitted += 1;
         Ok(index)
     }
@@ -94,7 +114,7 @@ impl<'a> Engine<'a> {
         let rows = self.read()?;
         let mut ended = Vec::new();
         for (slot, scores) in self.slots.iter_mut().filter(|slot| slot.is_some()).zip(rows) {
-            let Some(Active { answer, next }) = slot else { continue };
+            let Some(Active { answer, next, .. }) = slot else { continue };
             let id = answer.take(scores, self.stop_ids, on_text)?;
             if answer.finish.is_none() && answer.history.len() >= self.cache.capacity() {
                 answer.finish = Some(FinishReason::Length);
@@ -112,13 +132,30 @@ impl<'a> Engine<'a> {
     /// Logits after the last token of each taken slot, in order, as host memory.
     fn read(&mut self) -> Result<Vec<Vec<f32>>, ModelError> {
         let _no_grad = tch::no_grad_guard();
-        let next = |slot: &'_ Option<Active<'a>>| slot.as_ref().map(|active| active.next.clone());
-        let docs: Vec<Vec<u32>> =
-            self.slots.iter().map(|slot| next(slot).unwrap_or_default()).collect();
+        let chosen: Vec<Option<usize>> = self.slots.iter().flatten().map(|a| a.adapter).collect();
+        let mut rows: Vec<Vec<f32>> = vec![Vec::new(); chosen.len()];
+        for (i, &adapter) in chosen.iter().enumerate() {
+            if chosen[..i].contains(&adapter) {
+                continue; // read together with the first of its kind
+            }
+            let places = chosen.iter().enumerate().filter(|(_, other)| **other == adapter);
+            let read = self.read_with(adapter)?;
+            places.zip(read).for_each(|((place, _), row)| rows[place] = row);
+        }
+        Ok(rows)
+    }
+
+    /// Those of the slots that asked for `adapter`; the others stay where they are.
+    fn read_with(&mut self, adapter: Option<usize>) -> Result<Vec<Vec<f32>>, ModelError> {
+        let next = |slot: &'_ Option<Active<'a>>| {
+            let active = slot.as_ref().filter(|active| active.adapter == adapter);
+            active.map(|active| active.next.clone()).unwrap_or_default()
+        };
+        let docs: Vec<Vec<u32>> = self.slots.iter().map(next).collect();
         let docs: Vec<&[u32]> = docs.iter().map(Vec::as_slice).collect();
         let starts = self.cache.lens().to_vec();
         let ragged = Ragged::from_positions(&docs, &starts, self.model.device());
-        let mut pass = Pass::cached(&mut self.cache);
+        let mut pass = Pass { adapter, ..Pass::cached(&mut self.cache) };
         let hidden = self.model.hidden(&ragged, &mut pass)?; // (N, C)
         let mut end = 0;
         let ends = ragged.lens.iter().filter(|&&n| n > 0).map(|n| {

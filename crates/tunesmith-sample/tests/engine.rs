@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use tch::{Device, Kind};
-use tunesmith_model::{Config, LoadOptions, Transformer};
+use tunesmith_model::{Config, LoadOptions, LoraConfig, ModelError, Pass, Ragged, Transformer};
 use tunesmith_sample::{Engine, FinishReason, GenerateError, SamplerKnobs, generate};
 
 fn model() -> Transformer {
@@ -72,4 +72,54 @@ fn what_has_no_room_is_refused() {
     let error = engine.submit(&prompt(8), &knobs).unwrap_err();
     assert!(matches!(error, GenerateError::PromptTooLong { n_tokens: 8, max: 8, .. }), "{error}");
     assert!(matches!(engine.submit(&[], &knobs), Err(GenerateError::EmptyPrompt { index: 0 })));
+}
+
+/// Requests to two adapters and to the base, side by side: each is answered as it is alone.
+#[test]
+fn every_request_is_answered_by_the_adapter_it_names() {
+    let mut model = model();
+    let config = LoraConfig { r: 4, alpha: 64.0, ..LoraConfig::default() };
+    for seed in 0..2 {
+        let number = model.add_adapter(&config, seed, true).unwrap();
+        for param in model.adapters()[number].params() {
+            // A fresh B is zero.
+            let _ = tch::no_grad(|| param.tensor.shallow_clone().normal_(0.0, 0.5));
+        }
+    }
+    let names: std::collections::BTreeSet<&str> =
+        model.params().iter().map(|param| param.name.as_str()).collect();
+    assert_eq!(names.len(), model.params().len(), "two parameters of one name");
+    let knobs = SamplerKnobs { max_new_tokens: 12, ..SamplerKnobs::default() };
+    let asked = [Some(0), Some(1), None, Some(1), Some(0)];
+    let answers = |n_slots, asked: &[Option<usize>]| {
+        let mut engine = Engine::new(&model, None, &[], n_slots, 64);
+        for (i, adapter) in asked.iter().enumerate() {
+            engine.submit_to(*adapter, &prompt(5 + i as u32 % 3), &knobs).unwrap();
+        }
+        let mut answers = Vec::new();
+        while !engine.is_idle() {
+            answers.extend(engine.step(&mut |_, _| ()).unwrap());
+        }
+        answers.sort_by_key(|&(ticket, _)| ticket);
+        answers.into_iter().map(|(_, answer)| answer.ids).collect::<Vec<_>>()
+    };
+    let together = answers(3, &asked);
+    for adapter in [Some(0), Some(1), None] {
+        let alone = answers(1, &[adapter; 5]);
+        for (i, _) in asked.iter().enumerate().filter(|(_, other)| **other == adapter) {
+            assert_eq!(together[i], alone[i], "request {i} to {adapter:?}");
+        }
+    }
+    let first = |adapter| answers(1, &[adapter])[0].clone();
+    assert_ne!(first(Some(0)), first(Some(1)));
+    assert_ne!(first(Some(0)), first(None));
+    let mut engine = Engine::new(&model, None, &[], 1, 64);
+    let refused = engine.submit_to(Some(2), &prompt(3), &knobs);
+    assert!(matches!(
+        refused,
+        Err(GenerateError::Model(ModelError::NoSuchAdapter { number: 2, n_adapters: 2 }))
+    ));
+    let ragged = Ragged::new(&[&prompt(3)], Device::Cpu);
+    let mut pass = Pass { adapter: Some(2), ..Pass::default() };
+    assert!(matches!(model.hidden(&ragged, &mut pass), Err(ModelError::NoSuchAdapter { .. })));
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Confusion, Objective, TrainError,
-    objective::{PerUnit, Unit, averages, merge},
+    objective::{Metric, PerUnit, Unit, averages, merge},
     step::forward,
 };
 use std::{
@@ -21,9 +21,25 @@ pub struct Evaluation {
     pub metrics: Vec<(&'static str, f64)>,
     /// How often each class was taken for which, where there are classes.
     pub confusion: Option<Confusion>,
+    /// How many the share of right ones is of: pairs, or documents with a class.
+    pub judged: Option<Judged>,
     /// Seconds it took.
     pub seconds: f64,
 }
+
+/// A share of right ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judged {
+    /// The metric that holds it.
+    pub name: &'static str,
+    /// The share.
+    pub share: f64,
+    /// How many were judged.
+    pub n: u64,
+}
+
+/// Metrics that count who was right, pair by pair or document by document.
+const SHARES: [&str; 2] = ["rewards/accuracies", "accuracy"];
 
 /// Reads `source` from its start to its end; `None` where `stop` was set before that.
 ///
@@ -61,9 +77,15 @@ pub fn evaluate(
     }
     let counted = Unit::ALL.into_iter().filter(|&unit| counts.get(unit) != 0.0);
     let loss = counted.map(|unit| sums.get(unit) / counts.get(unit)).sum();
+    let judged = metrics.iter().find(|metric| SHARES.contains(&metric.name));
+    let judged = judged.map(|Metric { name, sum, count }| Judged {
+        name,
+        share: sum / count,
+        n: *count as u64,
+    });
     let mut metrics = averages(&metrics);
     let confusion = (!predictions.is_empty()).then(|| Confusion::new(&predictions));
     metrics.extend(confusion.iter().map(|confusion| ("macro_f1", confusion.macro_f1())));
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Some(Evaluation { loss, metrics, confusion, seconds }))
+    Ok(Some(Evaluation { loss, metrics, confusion, judged, seconds }))
 }

@@ -17,7 +17,7 @@ pub use checkpoint::{
     free_bytes, is_writable,
 };
 pub use error::TrainError;
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, Judged, evaluate};
 pub use forward::{Reading, ragged};
 pub use objective::{
     Classify, Confusion, DocKey, Kto, LossKnobs, Metric, Objective, PAIR_LOSSES, PairLoss, Pairs,

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk with a model
     Chat(ChatArgs),
-    /// Write a model as one GGUF file
+    /// Write a model or an adapter as one GGUF file
     Export(ExportArgs),
     /// What is there, and what to do about what is not
     Doctor,
@@ -51,7 +51,10 @@ pub(crate) struct ExportArgs {
     /// The file's format
     #[arg(long, value_enum, default_value = "gguf")]
     pub(crate) format: ExportFormat,
-    /// How matrices are stored: f32, bf16, f16, q8_0 or q4_0 [default: as in the model]
+    /// Write this adapter of the model, alone, as a LoRA file for llama.cpp
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// How matrices are stored: f32, bf16, f16, q8_0 or q4_0 [default: as in the model; adapters: f32]
     #[arg(long)]
     pub(crate) dtype: Option<String>,
     /// The file to write

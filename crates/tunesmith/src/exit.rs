@@ -154,6 +154,7 @@ fn of_model(error: &ModelError) -> Exit {
         | ModelError::MissingTensors { .. }
         | ModelError::ExtraTensors { .. }
         | ModelError::Misshapen { .. }
+        | ModelError::NoSuchAdapter { .. }
         | ModelError::TokenOutOfRange { .. }
         | ModelError::PositionOutOfRange { .. } => Exit::BadData,
         ModelError::Tch(_) => Exit::Internal,

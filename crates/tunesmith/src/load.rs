@@ -3,11 +3,14 @@
 use crate::{
     cli::{ModelArgs, SamplerArgs},
     exit::{ConfigError, Exit, Failure},
-    locate,
+    grow, locate,
     recipe::{DeviceName, Dtype, Recipe},
 };
 use anyhow::{Context, Result};
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tch::{Device, Kind};
 use tunesmith_model::{Config, LoadOptions, Storage, Transformer, adapter_labels, adapter_storage};
 use tunesmith_sample::SamplerKnobs;
@@ -118,7 +121,7 @@ pub(crate) fn model(
     fallback: Option<&str>,
     max_len: Option<usize>,
 ) -> Result<(Transformer, Arc<Encoder>)> {
-    let located = locate::model(&args.model, None, args.source.unwrap_or_default(), true)?;
+    let dir = model_dir(args)?;
     let device = device(parse(
         "--device",
         &args.device,
@@ -128,23 +131,32 @@ pub(crate) fn model(
         Some(dtype) => {
             parse("--dtype", dtype, &[("fp32", Dtype::Fp32), ("bf16", Dtype::Bf16)])?.kind()
         }
-        None => stored_kind(&located.dir),
+        None => stored_kind(&dir),
     };
     let adapter = args.adapter.as_deref().map(locate::adapter);
-    let mut config = Config::from_dir(&located.dir)?;
+    let mut config = Config::from_dir(&dir)?;
     if let Some(labels) = adapter.as_deref().map(adapter_labels).transpose()?.flatten() {
         config = config.into_classifier(&labels);
     }
     let storage = storage(args)?;
     let options = LoadOptions { storage, ..LoadOptions::frozen(kind, device) };
-    let mut model = Transformer::load_as(config, &located.dir, options, 0)?;
+    let mut model = Transformer::load_as(config, &dir, options, 0)?;
     if let Some(adapter) = &adapter {
         model.load_adapter(adapter, false)?;
     }
-    let Encoding { encoder, note } = encoder(&located.dir, fallback, up_to(max_len), None)?;
+    let Encoding { encoder, note } = encoder(&dir, fallback, up_to(max_len), None)?;
     note.iter().for_each(|note| tracing::info!("{note}"));
-    check_certificate(adapter.as_deref().unwrap_or(&located.dir), &encoder)?;
+    check_certificate(adapter.as_deref().unwrap_or(&dir), &encoder)?;
     Ok((model, encoder))
+}
+
+/// The directory of the model that is asked for, with the tokens that its adapter brings.
+pub(crate) fn model_dir(args: &ModelArgs) -> Result<PathBuf> {
+    let located = locate::model(&args.model, None, args.source.unwrap_or_default(), true)?;
+    match &args.adapter {
+        Some(adapter) => grow::with_adapter(&located.dir, &locate::adapter(adapter)),
+        None => Ok(located.dir),
+    }
 }
 
 /// What a trained model directory says about the prompts it was trained for.
@@ -210,6 +222,16 @@ pub(crate) fn for_training(
     let mut lora = recipe.adapter.lora.clone();
     if config.n_labels.is_some() && lora.modules_to_save.is_empty() {
         lora.modules_to_save.push("score".into()); // as PEFT does: a new head must be learned, too
+    }
+    if !recipe.model.new_tokens.is_empty() {
+        // Rows of the base stand still, and theirs must be learned: both tables are trained whole.
+        let head = config.n_labels.is_none().then_some(config.names.head);
+        for module in [Some(config.names.embed), head].into_iter().flatten() {
+            let name = module.rsplit('.').next().unwrap_or(module);
+            if !lora.modules_to_save.iter().any(|saved| saved == name) {
+                lora.modules_to_save.push(name.to_owned());
+            }
+        }
     }
     match (recipe.adapter.is_used(), recipe.adapter.from.as_str()) {
         (false, _) => {}

@@ -6,6 +6,7 @@ mod commands;
 mod consumed;
 mod exit;
 mod gguf;
+mod grow;
 mod identity;
 mod job;
 mod load;

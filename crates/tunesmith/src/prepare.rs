@@ -3,7 +3,7 @@
 use crate::{
     cli::{FinetuneArgs, SourceChoice},
     exit::{Exit, Failure},
-    load,
+    grow, load,
     locate::{self, LocatedData},
     objective::{ObjectiveKind, ObjectiveKnobs},
     recipe::{Layers, OnMismatch, Origin, Recipe},
@@ -98,7 +98,11 @@ impl Plan {
             warnings
                 .push(format!("{why}: {what}. This run shows the machinery, not a useful model."));
         }
-        Ok(Self { recipe, layers, data, model_dir: model.dir, warnings })
+        let model_dir = match &recipe.model.new_tokens[..] {
+            [] => model.dir,
+            tokens => grow::with_tokens(&model.dir, tokens)?,
+        };
+        Ok(Self { recipe, layers, data, model_dir, warnings })
     }
 
     /// Opens everything but the weights. `clock`: the present, in Unix seconds, for a template that tells the date; a

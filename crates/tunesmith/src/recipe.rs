@@ -42,6 +42,8 @@ pub(crate) struct ModelKnobs {
     pub(crate) device: DeviceName,
     /// How the base under an adapter lies in memory: dense, nf4 or int8.
     pub(crate) storage: Storage,
+    /// Special tokens to add, those of them that the model lacks: each gets a row in the embedding and in the head.
+    pub(crate) new_tokens: Vec<String>,
     /// Fresh weights instead of the model's.
     pub(crate) from_scratch: bool,
 }
@@ -163,6 +165,7 @@ impl Default for ModelKnobs {
             dtype: Dtype::default(),
             device: DeviceName::default(),
             storage: Storage::default(),
+            new_tokens: Vec::new(),
             from_scratch: false,
         }
     }
@@ -252,6 +255,12 @@ impl Recipe {
                 "model.storage",
                 "dense where all weights are trained; adapter.method = \"lora\" trains beside quantised ones",
                 format!("{:?}", self.model.storage).to_lowercase(),
+            ),
+            (
+                self.model.new_tokens.iter().all(|token| !token.trim().is_empty()),
+                "model.new_tokens",
+                "texts that are not empty",
+                format!("{:?}", self.model.new_tokens),
             ),
             (self.data.batch >= 1, "data.batch", "at least 1", self.data.batch.to_string()),
             (

@@ -14,6 +14,7 @@ use tunesmith_report::{
         Document, Exchange, Piece, Rows, Turn, answers, curves, facts, first_batch, recipe, rows,
         timing,
     },
+    share::wilson,
     system,
 };
 use tunesmith_tokens::{Batch, Encoder, IGNORE};
@@ -62,6 +63,19 @@ pub(crate) fn write(facts_: &Facts, dir: &RunDir) -> Result<()> {
             "evaluation loss",
             format::loss(last),
             format!("from {}", format::loss(first)),
+        );
+    }
+    let accuracy = |record: &Record| {
+        let n = record.get("eval_judged")? as u64;
+        let share = record.get("eval_rewards/accuracies").or(record.get("eval_accuracy"))?;
+        Some((share, n))
+    };
+    if let Some((share, n)) = facts_.records.iter().filter_map(accuracy).next_back() {
+        let (low, high) = wilson(share, n);
+        report.figure(
+            "evaluation accuracy",
+            format!("{share:.3}"),
+            format!("95 %: {low:.3} to {high:.3}, of {n}"),
         );
     }
     let per_second = facts_.num_tokens as f64 / facts_.training.as_secs_f64();

@@ -2,9 +2,11 @@
 
 use crate::{consumed::RowLog, run_dir::RunDir};
 use anyhow::Result;
-use tunesmith_report::{EventWriter, MetricsLog, Progress, Record, progress::Update, system};
+use tunesmith_report::{
+    EventWriter, MetricsLog, Progress, Record, progress::Update, share::with_interval, system,
+};
 use tunesmith_tokens::SourceError;
-use tunesmith_train::{Confusion, Evaluation, StepRecord};
+use tunesmith_train::{Confusion, Evaluation, Judged, StepRecord};
 
 /// Everything that records a step.
 pub(crate) struct RunLog {
@@ -87,13 +89,17 @@ impl RunLog {
             .metrics
             .iter()
             .for_each(|(name, value)| record.set(&format!("eval_{name}"), *value));
+        if let Some(judged) = evaluation.judged {
+            record.set("eval_judged", judged.n as f64);
+        }
         record.set("eval_runtime", evaluation.seconds);
         self.write(&record)?;
         self.confusion.clone_from(&evaluation.confusion);
-        self.progress.note(&format!(
-            "step {step}  eval_loss {}",
-            tunesmith_report::format::loss(evaluation.loss)
-        ));
+        let judged = evaluation.judged.map_or_else(String::new, |Judged { name, share, n }| {
+            format!("  eval_{name} {}", with_interval(share, n))
+        });
+        let loss = tunesmith_report::format::loss(evaluation.loss);
+        self.progress.note(&format!("step {step}  eval_loss {loss}{judged}"));
         Ok(())
     }
 

@@ -74,6 +74,20 @@ pub fn adapter_labels(dir: &Path) -> Result<Option<Vec<String>>, ModelError> {
     Ok(n.map(|n| (0..n).map(|i| format!("LABEL_{i}")).collect()))
 }
 
+/// The rows of the embedding that the adapter in `dir` brings with it: more than its base's, where tokens were added.
+/// `None` where it keeps the base's.
+///
+/// # Errors
+/// A file that is not sound.
+pub fn adapter_vocab_size(dir: &Path, config: &Config) -> Result<Option<i64>, ModelError> {
+    let path = dir.join("adapter_model.safetensors");
+    if !path.exists() {
+        return Ok(None); // loading it says so
+    }
+    let name = format!("base_model.model.{}.weight", config.names.embed);
+    Ok(TensorFile::open(&path)?.shape(&name).and_then(|shape| shape.first().copied()))
+}
+
 impl Base {
     /// What lies beside the adapter in `dir`; `None` where it came from elsewhere.
     pub(super) fn read(dir: &Path) -> Result<Option<Self>, ModelError> {

@@ -1,7 +1,9 @@
 //! Adapters on disk: `adapter_config.json` and `adapter_model.safetensors` as PEFT reads and writes them, and a file of
 //! our own that names the base.
 
-use super::{Adapter, LoraConfig, LoraInit, Modules, base::Base, base_hash, peft, targets};
+use super::{
+    Adapter, LoraConfig, LoraInit, Modules, base::Base, base_hash, in_file, peft, targets,
+};
 use crate::{ModelError, TensorFile, Transformer, write_tensors};
 use serde_json::{Value, json};
 use std::{
@@ -89,7 +91,7 @@ impl Transformer {
         };
         let tensors: Vec<(String, &Tensor)> = match &converted {
             Some(tensors) => tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect(),
-            None => adapter.params.iter().map(|p| (p.name.clone(), &p.tensor)).collect(),
+            None => adapter.params.iter().map(|p| (in_file(&p.name).into(), &p.tensor)).collect(),
         };
         let companions = adapter.companions.iter().map(|(name, p)| (name.clone(), &p.tensor));
         write_tensors(&dir.join(WEIGHTS), tensors.into_iter().chain(companions))?;
@@ -143,7 +145,7 @@ impl Transformer {
                 Some((first, false)) => Tensor::cat(&[&param.tensor, &-first], 1), // B (O, 2R)
                 None => param.tensor.shallow_clone(),
             });
-            (param.name.clone(), tensor.contiguous())
+            (in_file(&param.name).to_owned(), tensor.contiguous())
         });
         doubled.collect()
     }
@@ -169,8 +171,9 @@ fn fill(adapter: &Adapter, file: &TensorFile) -> Result<(), Vec<String>> {
         }
     };
     for param in &adapter.params {
-        extra.remove(&param.name);
-        match read(&param.name, &param.tensor) {
+        let name = in_file(&param.name);
+        extra.remove(name);
+        match read(name, &param.tensor) {
             Ok(stored) => tch::no_grad(|| param.tensor.shallow_clone().copy_(&stored)),
             Err(problem) => problems.push(problem),
         }
@@ -184,6 +187,34 @@ fn fill(adapter: &Adapter, file: &TensorFile) -> Result<(), Vec<String>> {
                 if stored.to_kind(param.tensor.kind()).to_device(param.tensor.device())
                     == param.tensor => {}
             Ok(_) => problems.push(format!("{name}: other numbers than the base's")),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    // Where a vocabulary was resized, PEFT writes embedding and head twice more: the trained one again, and the base's,
+    // whose new rows nobody trained.
+    let copies: Vec<String> = extra
+        .iter()
+        .filter(|name| {
+            name.ends_with(".modules_to_save.weight") || name.ends_with(".original_module.weight")
+        })
+        .cloned()
+        .collect();
+    for name in copies {
+        let again = name.contains(".modules_to_save.");
+        let short = name.replace(".modules_to_save.", ".").replace(".original_module.", ".");
+        let Some(param) = adapter.params.iter().find(|param| in_file(&param.name) == short) else {
+            continue; // no place for it
+        };
+        extra.remove(&name);
+        match read(&name, &param.tensor) {
+            Ok(stored)
+                if again
+                    && stored.to_kind(param.tensor.kind()).to_device(param.tensor.device())
+                        != param.tensor =>
+            {
+                problems.push(format!("{name}: other numbers than those of {short}"));
+            }
+            Ok(_) => {}
             Err(problem) => problems.push(problem),
         }
     }

@@ -1,7 +1,8 @@
 //! Adapters: small trainable parts beside a frozen base. An adapter is a property of the modules it touches; a model may
 //! carry several, and each pass chooses one by its number ([`Pass::adapter`](crate::Pass)).
 //!
-//! Names of its parameters are those of PEFT's files: `base_model.model.<module>.lora_A.weight` and so on.
+//! Names of its parameters are those of PEFT's files, `base_model.model.<module>.lora_A.weight` and so on; those of a second
+//! adapter begin with `adapter_1.`, so that no two parameters of a model have one name.
 
 mod base;
 mod config;
@@ -12,7 +13,7 @@ mod module;
 mod peft;
 mod targets;
 
-pub use base::{adapter_labels, adapter_storage, base_hash};
+pub use base::{adapter_labels, adapter_storage, adapter_vocab_size, base_hash};
 pub use config::{Bias, LoraConfig, LoraInit, Modules, Pattern};
 pub(crate) use module::{Module, ModuleKind};
 
@@ -28,7 +29,20 @@ use targets::Targets;
 use tch::{Device, Kind, Tensor};
 
 /// What stands before a module's name in PEFT's files.
-const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
+
+/// What stands before a module's name in the names of an adapter's parameters.
+fn prefix(number: usize) -> String {
+    match number {
+        0 => PREFIX.into(),
+        n => format!("adapter_{n}.{PREFIX}"),
+    }
+}
+
+/// The name of an adapter's parameter in PEFT's files.
+pub(crate) fn in_file(name: &str) -> &str {
+    name.find(PREFIX).map_or(name, |at| &name[at..])
+}
 
 /// An adapter of a model.
 #[derive(Debug)]
@@ -81,7 +95,7 @@ impl Transformer {
     ) -> Result<usize, ModelError> {
         let targets = Targets::new(config)?;
         let (number, device) = (self.adapters.len(), self.device());
-        let fresh = Fresh { config, seed, device, trainable };
+        let fresh = Fresh { config, prefix: prefix(number), seed, device, trainable };
         for param in self.base_params() {
             let _ = param.tensor.shallow_clone().set_requires_grad(false);
         }
@@ -122,7 +136,8 @@ impl Transformer {
                         || config.bias == Bias::LoraOnly && adapted.contains(&name));
                 if whole || bias {
                     let layer = if adapted.contains(&name) { ".base_layer" } else { "" };
-                    let copy = fresh.copy(format!("{PREFIX}{name}{layer}.{ending}"), &param);
+                    let copy =
+                        fresh.copy(format!("{}{name}{layer}.{ending}", fresh.prefix), &param);
                     module.replace(number, ending, copy.clone());
                     params.push(copy);
                 }
@@ -207,6 +222,7 @@ fn saves_base(config: &LoraConfig, name: &str, kind: ModuleKind) -> bool {
 /// Makes the parameters of a fresh adapter.
 struct Fresh<'a> {
     config: &'a LoraConfig,
+    prefix: String,
     seed: u64,
     device: Device,
     trainable: bool,
@@ -215,7 +231,7 @@ struct Fresh<'a> {
 impl Fresh<'_> {
     fn linear(&self, linear: &Linear, rank: usize, alpha: f64) -> Lora {
         let (n_in, n_out, r) = (linear.n_in, linear.n_out, rank as i64);
-        let name = |part: &str| format!("{PREFIX}{}.{part}", linear.name);
+        let name = |part: &str| format!("{}{}.{part}", self.prefix, linear.name);
         let (a_name, scale) = (name("lora_A.weight"), self.scale(rank, alpha));
         let w = linear.base_matrix();
         let (a, b, initial) = match self.config.init {
@@ -240,7 +256,7 @@ impl Fresh<'_> {
     fn embedding(&self, embedding: &Embedding, rank: usize, alpha: f64) -> EmbeddingLora {
         let [vocab_size, width] = embedding.size();
         let r = rank as i64;
-        let name = |part: &str| format!("{PREFIX}{}.{part}", embedding.name);
+        let name = |part: &str| format!("{}{}.{part}", self.prefix, embedding.name);
         let b_name = name("lora_embedding_B");
         let b = self.normal(&b_name, &[width, r], 1.0);
         let a = self.param(name("lora_embedding_A"), Role::LoraA, self.zeros(&[r, vocab_size]));

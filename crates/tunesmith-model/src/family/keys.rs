@@ -3,7 +3,7 @@
 use super::{Family, Names};
 use crate::{
     Config, ModelError,
-    config::{Activation, Norm, Position, RopeScaling},
+    config::{Activation, Norm, Position, RopeScaling, STORED_VOCAB},
 };
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -165,6 +165,7 @@ impl<'a> Keys<'a> {
         Ok(Config {
             architecture: family.architecture.into(),
             vocab_size: self.int("vocab_size")?,
+            stored_vocab_size: self.get(STORED_VOCAB).and_then(Value::as_i64),
             hidden_size: 0,
             intermediate_size: 0,
             n_layer: 0,

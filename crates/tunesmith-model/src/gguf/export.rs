@@ -74,7 +74,7 @@ pub fn export_gguf(
 ///
 /// # Errors
 /// As [`export_gguf`].
-pub fn export_lora_gguf(
+pub(super) fn export_lora_gguf(
     path: &Path,
     config: &Config,
     pairs: Vec<(String, Tensor, Tensor)>,

@@ -90,15 +90,15 @@ impl Transformer {
         let mut failure = None;
         let mut model = Self::build(config, options.device, &mut |spec: Spec| {
             let Some(stored) = names.get(&spec.name) else {
-                let tensor = fresh(&spec, seed).to_kind(options.kind).to_device(options.device);
-                return supplied(spec.name, spec.role, tensor, options);
+                return supplied(spec.name.clone(), &spec, options, || fresh(&spec, seed));
             };
-            let tensor = checkpoint.tensor(stored).unwrap_or_else(|error| {
-                failure.get_or_insert(error);
-                Tensor::new()
-            });
-            let tensor = tensor.to_kind(options.kind).to_device(options.device);
-            supplied(stored.clone(), spec.role, tensor, options)
+            supplied(stored.clone(), &spec, options, || {
+                let tensor = checkpoint.tensor(stored).unwrap_or_else(|error| {
+                    failure.get_or_insert(error);
+                    Tensor::zeros(&spec.shape[..], (Kind::Float, Device::Cpu))
+                });
+                if spec.shape == tensor.size() { tensor } else { grown(&tensor, &spec) }
+            })
         });
         model.dir = Some(dir.into());
         model.storage = options.storage;
@@ -129,8 +129,7 @@ impl Transformer {
     /// A model with fresh weights, each a pure function of `seed` and its name.
     pub fn fresh(config: Config, seed: u64, options: LoadOptions) -> Self {
         Self::build(config, options.device, &mut |spec: Spec| {
-            let tensor = fresh(&spec, seed).to_kind(options.kind).to_device(options.device);
-            supplied(spec.name, spec.role, tensor, options)
+            supplied(spec.name.clone(), &spec, options, || fresh(&spec, seed))
         })
     }
 
@@ -138,9 +137,9 @@ impl Transformer {
     pub(crate) fn specs(config: &Config) -> Vec<Spec> {
         let mut specs = Vec::new();
         Self::build(config.clone(), Device::Cpu, &mut |spec: Spec| {
-            let nothing = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+            let nothing = || Tensor::zeros([0], (Kind::Float, Device::Cpu));
             let options = LoadOptions::frozen(Kind::Float, Device::Cpu);
-            let weight = supplied(spec.name.clone(), spec.role, nothing, options);
+            let weight = supplied(spec.name.clone(), &spec, options, nothing);
             specs.push(spec);
             weight
         });
@@ -148,13 +147,22 @@ impl Transformer {
     }
 }
 
-fn supplied(name: String, role: Role, tensor: Tensor, options: LoadOptions) -> Weight {
-    if role == Role::Projection
-        && let Some(codes) = Quantised::new(&tensor, options.storage)
-    {
+/// The weight that `spec` asks for, under `name` and out of the tensor that `read` gives.
+fn supplied(
+    name: String,
+    spec: &Spec,
+    options: LoadOptions,
+    read: impl FnOnce() -> Tensor,
+) -> Weight {
+    let quantised = (spec.role == Role::Projection)
+        .then(|| Quantised::empty(&spec.shape, options.storage, options.device));
+    let tensor = || read().to_kind(options.kind).to_device(options.device);
+    if let Some(mut codes) = quantised.flatten() {
+        codes.fill(&tensor());
         return Weight::Quantised { codes, kind: options.kind };
     }
-    Weight::Dense(Place::new(Param::new(name, role, tensor, options.trainable.includes(role))))
+    let trainable = options.trainable.includes(spec.role);
+    Weight::Dense(Place::new(Param::new(name, spec.role, tensor(), trainable)))
 }
 
 /// The stored name of every tensor that `config` needs, or everything that does not fit.
@@ -170,7 +178,8 @@ fn match_up(
         // The checkpoint's own head, over the vocabulary or over other labels.
         extra.retain(|&name| name != format!("{}.weight", config.names.head) && name != SCORE);
     }
-    for Spec { name, shape, .. } in &specs {
+    for spec in &specs {
+        let Spec { name, shape, .. } = spec;
         if config.fresh_head && name == SCORE {
             continue;
         }
@@ -182,7 +191,7 @@ fn match_up(
             continue;
         };
         match checkpoint.shape(stored) {
-            Some(found) if found != *shape => {
+            Some(found) if found != *shape && found != stored_shape(config, spec) => {
                 mismatches.push((stored.to_owned(), shape.clone(), found))
             }
             _ => {}
@@ -205,6 +214,34 @@ fn match_up(
         return Err(ModelError::ExtraTensors { dir, names });
     }
     Ok(names)
+}
+
+/// The shape in the checkpoint: embedding and head may have fewer rows than the vocabulary that has grown since.
+fn stored_shape(config: &Config, spec: &Spec) -> Vec<i64> {
+    let of_vocab = matches!(spec.role, Role::Embedding | Role::Head) && spec.name != SCORE;
+    match (config.stored_vocab_size, &spec.shape[..]) {
+        (Some(stored), [_, rest @ ..]) if of_vocab => [&[stored], rest].concat(),
+        _ => spec.shape.clone(),
+    }
+}
+
+/// Scale of the spread of new rows, as transformers 5 has it.
+const SPREAD: f64 = 1e-9;
+
+/// `stored` (V, C) with new rows behind it, for tokens that were added (Hewitt 2021, "Initializing new word embeddings for
+/// pretrained language models"). transformers draws them from N(μ, εΣ), μ and Σ the mean and covariance of the rows and
+/// ε = 1e-9. Here each is μ + √ε (e − μ) for a row e drawn from the table, which has the same mean and covariance, and is
+/// a pure function of the table, the parameter's name and the row's number.
+fn grown(stored: &Tensor, spec: &Spec) -> Tensor {
+    let n_stored = stored.size().first().copied().unwrap_or(0);
+    let n = spec.shape.first().copied().unwrap_or(0) - n_stored;
+    let stream = random::stream(0, &spec.name);
+    let drawn = random::uniform(stream, &[n], Device::Cpu).to_kind(Kind::Double) * n_stored;
+    let table = stored.to_kind(Kind::Float);
+    let mean = table.mean_dim([0i64].as_slice(), true, Kind::Float); // (1, C)
+    let rows = table.index_select(0, &drawn.to_kind(Kind::Int64)); // (n, C)
+    let new = &mean + (rows - &mean) * SPREAD.sqrt();
+    Tensor::cat(&[stored, &new.to_kind(stored.kind())], 0)
 }
 
 /// A tied head may be stored a second time, if it is the same.

@@ -5,8 +5,9 @@ use super::{Html, Section};
 use crate::metrics::Record;
 
 /// Measured, but no curve: bookkeeping, and totals of a whole run.
-const NO_CURVE: [&str; 7] = [
+const NO_CURVE: [&str; 8] = [
     "epoch",
+    "judged",
     "num_tokens",
     "total_flos",
     "runtime",

@@ -1,4 +1,4 @@
-//! `tunesmith export`: a model as one GGUF file, and the proof that it is the same model.
+//! `tunesmith export`: a model or an adapter as one GGUF file, and the proof that it is the same.
 
 use crate::{
     cli::ExportArgs,
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use std::{io::Write, path::Path, process::ExitCode};
 use tch::{Device, Kind, Tensor};
 use tunesmith_model::{
-    LoadOptions, Pass, Ragged, Transformer,
+    Config, LoadOptions, Pass, Ragged, Transformer,
     gguf::{GgufType, GgufValue, Metadata, export_gguf},
 };
 use tunesmith_tokens::{Template, Tokenizer, special_tokens};
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     let located = locate::model(&args.model, None, args.source.unwrap_or_default(), true)?;
     let stored = load::stored_kind(&located.dir);
     let kind = match &args.dtype {
-        None if stored == Kind::BFloat16 => GgufType::BF16,
+        None if stored == Kind::BFloat16 && args.adapter.is_none() => GgufType::BF16,
         None => GgufType::F32,
         Some(name) => GgufType::to_write(name).ok_or_else(|| {
             let problem = format!("expected f32, bf16, f16, q8_0 or q4_0, found `{name}`");
@@ -42,15 +42,31 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         let text = format!("{}: the file exists\nhelp: --force replaces it", args.out.display());
         return Err(Failure(Exit::CannotCreate, text).into());
     }
-    let model = Transformer::load(&located.dir, LoadOptions::frozen(stored, Device::Cpu))?;
-    let (extra, note) = about(&located.dir, &args.model, &model)?;
-    note.iter().for_each(|note| tracing::warn!("{note}"));
-    let tensors = model.params().iter().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
-    export_gguf(&args.out, &model.config, tensors.collect(), kind, extra)?;
-    let found = compare(&model, &args.out, stored)?;
+    let options = LoadOptions::frozen(stored, Device::Cpu);
+    let mut model = Transformer::load(&located.dir, options)?;
+    let (what, found) = match args.adapter.as_deref().map(locate::adapter) {
+        Some(adapter) => {
+            let number = model.load_adapter(&adapter, false)?;
+            model.export_adapter_gguf(number, &args.out, kind)?;
+            let written = model.load_adapter_gguf(&args.out)?;
+            let ids = compared_ids(&located.dir, &model.config)?;
+            let [ours, theirs] = [number, written].map(|number| logits(&model, &ids, Some(number)));
+            ("a LoRA adapter, for llama.cpp's --lora", difference(&ours?, &theirs?))
+        }
+        None => {
+            let (extra, note) = about(&located.dir, &args.model, &model)?;
+            note.iter().for_each(|note| tracing::warn!("{note}"));
+            let tensors = model.params().iter();
+            let tensors = tensors.map(|p| (p.name.clone(), p.tensor.shallow_clone()));
+            export_gguf(&args.out, &model.config, tensors.collect(), kind, extra)?;
+            ("a model", compare(&model, &args.out, options)?)
+        }
+    };
+    refuse(&found, &args.out)?;
     let bytes = args.out.metadata().with_context(|| args.out.display().to_string())?.len();
     let mut out = std::io::stdout().lock();
     writeln!(out, "file        {}", args.out.display())?;
+    writeln!(out, "holds       {what}")?;
     writeln!(out, "size        {}", tunesmith_report::format::bytes(bytes))?;
     writeln!(out, "stored as   {}", kind.name())?;
     writeln!(out, "logits      differ by at most {:.3e}", found.max_difference)?;
@@ -91,59 +107,68 @@ fn about(dir: &Path, name: &str, model: &Transformer) -> Result<(Metadata, Optio
 }
 
 /// Text that a model has an opinion on; without a tokenizer, ids from all over the vocabulary.
-fn compared_ids(dir: &Path, vocab_size: u64, max: usize) -> Result<Vec<u32>> {
+fn compared_ids(dir: &Path, config: &Config) -> Result<Vec<u32>> {
+    let max = COMPARED.min(config.max_position_embeddings as usize);
     if dir.join("tokenizer.json").is_file() {
         let mut ids = Tokenizer::from_dir(dir)?.encode_with_special(TEXT)?;
         ids.truncate(max);
         return Ok(ids);
     }
     // A Weyl sequence: no regularity that a shifted tensor could share.
-    let id = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % vocab_size) as u32;
+    let id = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % config.vocab_size as u64) as u32;
     Ok((1..=max as u64).map(id).collect())
 }
 
-/// How far the written model is from the one it was made of.
+/// How far what was written is from what it was made of.
 struct Difference {
     /// Of two logits.
     max_difference: f64,
     /// Mean KL(model ‖ file), in nats.
     divergence: f64,
-    /// The share of tokens with the same best next token.
+    /// Share of tokens with the same most probable successor.
     same_best: f64,
-    n_tokens: usize,
+    n_tokens: i64,
 }
 
-/// Reads the file again, as any user would, and compares logits on ids spread over the vocabulary.
-fn compare(model: &Transformer, file: &Path, kind: Kind) -> Result<Difference> {
+/// Reads the file as a stranger would and compares its logits with the model's.
+fn compare(model: &Transformer, file: &Path, options: LoadOptions) -> Result<Difference> {
     let folder = tempfile::tempdir().context("a folder for the comparison")?;
     let path = file.canonicalize().with_context(|| file.display().to_string())?;
     gguf::unpack(&path, folder.path())?;
-    let written = Transformer::load(folder.path(), LoadOptions::frozen(kind, Device::Cpu))?;
-    let max = COMPARED.min(written.config.max_position_embeddings as usize);
-    let ids = compared_ids(folder.path(), model.config.vocab_size as u64, max)?;
+    let written = Transformer::load(folder.path(), options)?;
+    let ids = compared_ids(folder.path(), &written.config)?;
+    Ok(difference(&logits(model, &ids, None)?, &logits(&written, &ids, None)?))
+}
+
+fn logits(model: &Transformer, ids: &[u32], adapter: Option<usize>) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
-    let logits = |model: &Transformer| -> Result<Tensor> {
-        let hidden = model.hidden(&Ragged::new(&[&ids], Device::Cpu), &mut Pass::default())?;
-        Ok(model.head().logits(&hidden, &Pass::default()))
-    };
-    let (ours, theirs) = (logits(model)?, logits(&written)?);
-    let [p, q] = [&ours, &theirs].map(|logits| logits.log_softmax(-1, Kind::Float));
-    let divergence = (p.exp() * (&p - &q)).sum(Kind::Float).double_value(&[]) / ids.len() as f64;
+    let mut pass = Pass { adapter, ..Pass::default() };
+    let hidden = model.hidden(&Ragged::new(&[ids], Device::Cpu), &mut pass)?;
+    Ok(model.head().logits(&hidden, &pass))
+}
+
+fn difference(ours: &Tensor, theirs: &Tensor) -> Difference {
+    let n_tokens = ours.size().first().copied().unwrap_or(0);
+    let [p, q] = [ours, theirs].map(|logits| logits.log_softmax(-1, Kind::Float));
+    let divergence = (p.exp() * (&p - &q)).sum(Kind::Float).double_value(&[]) / n_tokens as f64;
     let best = ours.argmax(-1, false).eq_tensor(&theirs.argmax(-1, false));
-    let found = Difference {
-        max_difference: (&ours - &theirs).abs().max().double_value(&[]),
+    Difference {
+        max_difference: (ours - theirs).abs().max().double_value(&[]),
         divergence,
         same_best: best.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]),
-        n_tokens: ids.len(),
-    };
-    if !found.divergence.is_finite() || found.divergence > MAX_DIVERGENCE {
-        let text = format!(
-            "{}: the file answers otherwise than the model: {:.3} nats per token, at most {MAX_DIVERGENCE} expected\n\
-             help: export with a wider --dtype; if this one is f32 or bf16, please report it",
-            file.display(),
-            found.divergence
-        );
-        return Err(Failure(Exit::Internal, text).into());
+        n_tokens,
     }
-    Ok(found)
+}
+
+fn refuse(found: &Difference, file: &Path) -> Result<()> {
+    if found.divergence.is_finite() && found.divergence <= MAX_DIVERGENCE {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: the file answers otherwise than the model: {:.3} nats per token, at most {MAX_DIVERGENCE} expected\n\
+         help: export with a wider --dtype; if this one is f32 or bf16, please report it",
+        file.display(),
+        found.divergence
+    );
+    Err(Failure(Exit::Internal, text).into())
 }

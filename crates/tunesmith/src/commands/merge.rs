@@ -28,8 +28,7 @@ pub(crate) fn run(args: &MergeArgs) -> Result<ExitCode> {
     let adapter = args.model.adapter.as_deref().map(locate::adapter);
     let learned_on = adapter.as_deref().map_or(Ok(Storage::Dense), adapter_storage)?;
     let (mut model, _) = load::model(&args.model, None, None)?;
-    let located =
-        locate::model(&args.model.model, None, args.model.source.unwrap_or_default(), true)?;
+    let origin = load::model_dir(&args.model)?;
     let into = load::storage(&args.model)?;
     // What the adapter said where it was trained; that may be another base than the one it is merged into.
     let on = match into == learned_on {
@@ -57,7 +56,7 @@ pub(crate) fn run(args: &MergeArgs) -> Result<ExitCode> {
     let params = model.params().iter();
     let needed: usize =
         params.map(|p| p.tensor.numel() * p.tensor.kind().elt_size_in_bytes()).sum();
-    commit_dir(&args.out, needed as u64, |dir| Ok(model.save(dir, &located.dir)?))?;
+    commit_dir(&args.out, needed as u64, |dir| Ok(model.save(dir, &origin)?))?;
     tracing::info!("{}: {what}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }
