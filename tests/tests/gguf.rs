@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use tch::Kind;
 use tunesmith_model::{
-    TensorFile, Transformer,
+    Pass, Ragged, TensorFile, Transformer,
     gguf::{Gguf, GgufType, export_gguf},
 };
 use tunesmith_tests::*;
@@ -68,6 +68,73 @@ fn a_foreign_file_is_read_as_its_dequantised_twin() {
         let found = param.tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float);
         assert_eq!(found, expected, "{}", param.name);
     }
+}
+
+/// Adapters as llama.cpp's LoRA files: whatever scales them, and whatever lies otherwise there.
+#[test]
+fn an_exported_adapter_is_the_adapter() {
+    let ids: Vec<u32> = (0..30).map(|i| i * 7 % 96).collect();
+    let logits = |model: &Transformer, number| {
+        let mut pass = Pass { adapter: Some(number), ..Pass::default() };
+        tch::no_grad(|| {
+            let hidden = model.hidden(&Ragged::new(&[&ids], model.device()), &mut pass).unwrap();
+            model.head().logits(&hidden, &pass)
+        })
+    };
+    for (name, base) in [
+        ("llama-all", "llama3"),
+        ("llama-rslora", "llama3"),
+        ("llama-pattern", "llama3"),
+        ("qwen2-lora", "qwen2"),
+        ("gpt2-lora", "gpt2"),
+        ("mistral-window", "mistral-window"),
+    ] {
+        let mut model = load(&golden(&format!("models/{base}")), false);
+        let ours = model.load_adapter(&golden(&format!("adapters/{name}")), false).unwrap();
+        let file = folder("lora").join(format!("{name}.gguf"));
+        model.export_adapter_gguf(ours, &file, GgufType::F32).unwrap();
+        let written = model.load_adapter_gguf(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let off = relative_diff(&logits(&model, written), &logits(&model, ours));
+        assert!(off <= 1e-5, "{name}: {off}");
+    }
+    // What such a file cannot hold is refused by name.
+    for (name, base, said) in [
+        ("llama-dora", "llama3", "lora_magnitude_vector"),
+        ("llama-save", "llama3", "embed_tokens.weight"),
+        ("qwen2-bias", "qwen2", ".bias"),
+    ] {
+        let mut model = load(&golden(&format!("models/{base}")), false);
+        let number = model.load_adapter(&golden(&format!("adapters/{name}")), false).unwrap();
+        let file = tempfile::tempdir().unwrap().path().join("x.gguf");
+        let error =
+            model.export_adapter_gguf(number, &file, GgufType::F32).unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("tunesmith merge"), "{name}: {error}");
+    }
+    let mut other = load(&golden("models/gpt2"), false);
+    let error = other.load_adapter_gguf(&folder("lora").join("qwen2-lora.gguf")).unwrap_err();
+    assert!(error.to_string().contains("no such matrix"), "{error}");
+}
+
+/// The command line writes an adapter and compares what it wrote.
+#[test]
+fn an_adapter_leaves_as_gguf() {
+    let place = Place::new();
+    place.write_rows("rows.jsonl", 12);
+    place.ok(
+        "finetune --model llama3 --dataset rows.jsonl --out runs/x --max-steps 4 --seq-len 32 --lr 1e-2 \
+         --set adapter.method=lora --set adapter.r=4",
+    );
+    let export = "export --model llama3 --adapter runs/x";
+    let ran = place.ok(&format!("{export} --out x.gguf"));
+    assert!(
+        ran.stdout.contains("LoRA") && ran.stdout.contains("stored as   f32"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("best token  the same for 100.0 %"), "{}", ran.stdout);
+    place.ok(&format!("{export} --out y.gguf --dtype f16"));
+    assert_eq!(place.run(&format!("{export} --out x.gguf")).code, Some(73));
+    assert_eq!(place.run("export --model gpt2 --adapter runs/x --out z.gguf").code, Some(65));
 }
 
 /// The command line, from a model to a file and from the file to an answer.

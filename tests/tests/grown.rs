@@ -116,14 +116,14 @@ fn new_tokens_are_trained_and_travel_with_the_model() {
         .map(|i| json!({"text": format!("<|ask|> {i} and {i} <|reply|> {}", i + i)}).to_string())
         .collect();
     place.write("rows.jsonl", rows.join("\n") + "\n");
-    let train = |recipe: &str, more: &str| {
-        place.ok(&format!(
+    let line = |recipe: &str, more: &str| {
+        format!(
             "finetune --recipe {recipe} --model tiny --dataset rows.jsonl --out runs/{recipe} --max-steps 8 --seq-len 64 \
              --lr 3e-3 --set samples.count=0 --set data.on_mismatch=warn --save-every 4 \
              --set model.new_tokens=[\"<|ask|>\",\"<|im_end|>\",\"<|reply|>\"] {more}"
-        ))
+        )
     };
-    train("sft-full", "");
+    place.ok(&line("sft-full", ""));
     let config = place.json("runs/sft-full/final/config.json");
     assert_eq!(config["vocab_size"], 2050, "one of the three was there already");
     assert!(config.get("tunesmith_stored_vocab_size").is_none(), "{config}");
@@ -138,7 +138,7 @@ fn new_tokens_are_trained_and_travel_with_the_model() {
     place.ok("generate --model runs/sft-full --prompt <|ask|> --max-new-tokens 3");
 
     // An adapter trains both tables whole, and its base stays as it is.
-    train("sft-lora", "--set model.dtype=fp32");
+    place.ok(&line("sft-lora", "--set model.dtype=fp32"));
     let config = place.json("runs/sft-lora/final/adapter_config.json");
     assert_eq!(config["modules_to_save"], json!(["embed_tokens", "lm_head"]));
     let score = |model: &str| -> Value {
@@ -155,7 +155,10 @@ fn new_tokens_are_trained_and_travel_with_the_model() {
     let [a, b] = [&with, &merged].map(|line| line["logprob"].as_f64().unwrap());
     assert!((a / b - 1.0).abs() < 1e-5, "{a} {b}");
     // A checkpoint of such a run can be gone on from.
-    train("sft-lora", "--set model.dtype=fp32 --resume --max-steps 10");
+    place.ok(&format!(
+        "{} --resume",
+        line("sft-lora", "--set model.dtype=fp32").replace("--max-steps 8", "--max-steps 10")
+    ));
     let refused = place.run(
         "finetune --recipe sft-lora --model llama3 --dataset rows.jsonl --out runs/x --max-steps 1 --set model.new_tokens=[\"<x>\"]",
     );

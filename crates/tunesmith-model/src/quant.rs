@@ -102,7 +102,7 @@ impl Quantised {
     /// Memory for a matrix of this shape; `None` for dense storage.
     ///
     /// It is taken before the matrix is read: what stays would else lie behind what goes, and the gaps between, each too
-    /// small for the next matrix, took 1.1 GB of the 1.8 GB in which a model of 1.1 B weights was loaded.
+    /// small for the next matrix, were 1.0 of the 2.6 GB that a run on a model of 1.1 B weights took.
     pub(crate) fn empty(shape: &[i64], storage: Storage, device: Device) -> Option<Self> {
         match storage {
             Storage::Dense => None,

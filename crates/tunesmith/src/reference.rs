@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 use tch::Tensor;
-use tunesmith_data::{Stream, StreamKnobs};
+use tunesmith_data::OnBadRow;
 use tunesmith_model::{TensorFile, Transformer, base_hash, write_tensors};
-use tunesmith_tokens::BatchSource;
+use tunesmith_tokens::{Batch, Example};
 use tunesmith_train::{DocKey, Reference};
 
-/// The table for the training rows and the held-out ones; `begin` makes the model as it is before step 0.
+/// The table for the training rows; `begin` makes the model as it is before step 0.
 pub(crate) fn table(
     prepared: &Prepared,
     begin: &dyn Fn() -> Result<Transformer>,
@@ -26,17 +26,26 @@ pub(crate) fn table(
     let model = begin()?;
     let mut table = HashMap::new();
     let knobs = &prepared.recipe.data;
-    let once = StreamKnobs {
-        shuffle: false,
-        epochs: Some(1),
-        packing: knobs.packing,
-        on_bad_row: knobs.on_bad_row,
-        ..StreamKnobs::new(knobs.seq_len, knobs.batch)
+    let mut add = |examples: &mut Vec<Example>| -> Result<()> {
+        if !examples.is_empty() {
+            table.extend(Reference::tabulate(&model, &Batch::new(examples.iter()))?);
+            examples.clear();
+        }
+        Ok(())
     };
-    let mut stream = Stream::new(prepared.dataset.clone(), prepared.encoder.clone(), once)?;
-    while let Some(batch) = stream.next().map_err(|error| anyhow::anyhow!(error))? {
-        table.extend(Reference::tabulate(&model, &batch)?);
+    // Every row once, whichever an epoch of a mix will draw.
+    let mut examples = Vec::new();
+    for row in prepared.dataset.examples(&prepared.encoder, 0..u64::MAX) {
+        match row {
+            Ok(row) => examples.extend(row),
+            Err(_) if knobs.on_bad_row == OnBadRow::Skip => {} // the stream will say so
+            Err(error) => return Err(error.into()),
+        }
+        if examples.iter().map(Example::len).sum::<usize>() >= knobs.seq_len * knobs.batch {
+            add(&mut examples)?;
+        }
     }
+    add(&mut examples)?;
     write(&path, &table)?;
     Ok(table)
 }

@@ -2,7 +2,12 @@
 
 use crate::{Config, ModelError, Storage, TensorFile, weights::Checkpoint};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
 use tch::Kind;
 
 /// The file beside `adapter_config.json`; PEFT does not know it, and does not mind.
@@ -21,11 +26,37 @@ pub(super) struct Base {
     pub(super) labels: Vec<String>,
 }
 
+/// Hashes that this process has made, by the files they were made of: a base of many gigabytes is read once, whatever
+/// number of adapters asks for it.
+static KNOWN: Mutex<BTreeMap<Files, String>> = Mutex::new(BTreeMap::new());
+
+/// Paths, sizes and times of the files in a directory.
+type Files = Vec<(PathBuf, u64, SystemTime)>;
+
 /// A BLAKE3 hash over names, shapes and bytes of all weights in a model directory, whatever files they lie in.
 ///
 /// # Errors
 /// Files that are missing or not sound.
 pub fn base_hash(dir: &Path) -> Result<String, ModelError> {
+    let mut files: Files = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if let Ok(about) = std::fs::metadata(entry.path())
+            && let Ok(time) = about.modified()
+        {
+            files.push((entry.path(), about.len(), time));
+        }
+    }
+    files.sort();
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(hash) = known().get(&files) {
+        return Ok(hash.clone());
+    }
+    let hash = read_hash(dir)?;
+    known().insert(files, hash.clone());
+    Ok(hash)
+}
+
+fn read_hash(dir: &Path) -> Result<String, ModelError> {
     let checkpoint = Checkpoint::open(dir, &Config::from_dir(dir)?)?;
     let mut hasher = blake3::Hasher::new();
     for name in checkpoint.names() {
