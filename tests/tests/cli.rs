@@ -28,7 +28,7 @@ fn help() {
               merge     Write a model with its adapter merged into it
               generate  Answer a prompt
               chat      Talk with a model
-              export    Write a model as one GGUF file
+              export    Write a model or an adapter as one GGUF file
               doctor    What is there, and what to do about what is not
               help      Print this message or the help of the given subcommand(s)
 

@@ -76,24 +76,33 @@ fn grown(dir: &Path, tokens: Vec<Value>, rows: i64) -> Result<PathBuf> {
     let name = hasher.finalize().to_hex();
     let target = tunesmith_data::cache_dir().join("grown").join(&name.as_str()[..16]);
     if !target.join(CONFIG).is_file() {
-        fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let entry = entry?;
-            let link = target.join(entry.file_name());
-            let own = [TOKENIZER, CONFIG].iter().any(|name| entry.file_name() == *name);
-            if !own && !link.exists() {
-                std::os::unix::fs::symlink(entry.path(), &link)
-                    .with_context(|| link.display().to_string())?;
+        // Whole or not at all: another run may make the same at the same time.
+        let staging = target.with_extension(format!("tmp-{}", std::process::id()));
+        fill(&staging, &dir, text.as_deref(), &config)
+            .with_context(|| staging.display().to_string())?;
+        if let Err(error) = fs::rename(&staging, &target) {
+            let _ = fs::remove_dir_all(&staging); // what is left of it is in nobody's way
+            if !target.join(CONFIG).is_file() {
+                return Err(error).with_context(|| target.display().to_string());
             }
         }
-        let write = |name: &str, text: &str| {
-            let path = target.join(name);
-            fs::write(&path, text).with_context(|| path.display().to_string())
-        };
-        text.iter().try_for_each(|text| write(TOKENIZER, text))?;
-        write(CONFIG, &config)?; // last: with it, the directory is whole
     }
     Ok(target)
+}
+
+/// Makes `staging` the directory: two files of its own, and links to everything else in `dir`.
+fn fill(staging: &Path, dir: &Path, tokenizer: Option<&str>, config: &str) -> std::io::Result<()> {
+    fs::create_dir_all(staging)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if ![TOKENIZER, CONFIG].iter().any(|name| entry.file_name() == *name) {
+            std::os::unix::fs::symlink(entry.path(), staging.join(entry.file_name()))?;
+        }
+    }
+    if let Some(tokenizer) = tokenizer {
+        fs::write(staging.join(TOKENIZER), tokenizer)?;
+    }
+    fs::write(staging.join(CONFIG), config)
 }
 
 /// A tokenizer.json with `tokens` behind its own, each under the next free id or the one that it has in the vocabulary;
