@@ -21,5 +21,6 @@ fn main() {
         .include(root.join("include/torch/csrc/api/include"))
         .file("shim/shim.cpp")
         .file("shim/flash.cpp")
+        .file("shim/device.cpp")
         .compile("tunesmith_shim");
 }

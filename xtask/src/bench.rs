@@ -1,10 +1,12 @@
 //! `cargo xtask bench <what>`: ours and the usual Python stack in turn on this machine, as a table and one JSON line.
 //!
 //! Every side is a program of its own whose last line is a JSON object of figures; `rounds` runs the sides by turns,
-//! `peer` finds the Python that the other side needs, `report` prints. One file per benchmark.
+//! `peer` finds the Python that the other side needs, `report` prints. One file per benchmark. `gpu` has no other side:
+//! it measures against the floors of the GPU.
 
 mod data;
 mod generate;
+mod gpu;
 mod growth;
 mod peer;
 mod report;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// The benchmarks by name.
-pub(crate) const NAMES: [&str; 5] = ["data", "generate", "growth", "startup", "train"];
+pub(crate) const NAMES: [&str; 6] = ["data", "generate", "gpu", "growth", "startup", "train"];
 
 /// What the benchmarks take.
 #[derive(Debug, PartialEq)]
@@ -86,6 +88,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!("no benchmark is named: {}", expected());
     };
+    if name == "gpu" {
+        return gpu::run(rest);
+    }
     let options = Options::parse(rest, std::env::var_os("TUNESMITH_PARTS"))?;
     match name.to_str() {
         Some("data") => data::run(&options),
@@ -131,7 +136,7 @@ mod tests {
         );
         assert_eq!(
             run(&["dta".into()]).unwrap_err().to_string(),
-            "no benchmark is named `dta`: expected one of data, generate, growth, startup, train"
+            "no benchmark is named `dta`: expected one of data, generate, gpu, growth, startup, train"
         );
     }
 }

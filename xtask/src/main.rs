@@ -41,7 +41,7 @@ const TASKS: [(&str, &str); 8] = [
     ),
     (
         "bench <what> [--rounds N]",
-        "data, train or generate beside the usual Python stack, by turns; the last line is JSON",
+        "data, train or generate beside the usual Python stack, by turns; gpu: a GPU; the last line is JSON",
     ),
     (
         "torture [--kills N] …",
@@ -193,7 +193,7 @@ mod tests {
               setup [--cuda]                 fetch libtorch once; --cuda, or an NVIDIA driver here, brings the CUDA side
               build [--cuda]                 setup, then target/release/tunesmith, which runs directly
               test [--quick] [--keep-going]  everything, cheapest first; --quick: what needs no libtorch
-              bench <what> [--rounds N]      data, train or generate beside the usual Python stack, by turns; the last line is JSON
+              bench <what> [--rounds N]      data, train or generate beside the usual Python stack, by turns; gpu: a GPU; the last line is JSON
               torture [--kills N] …          runs killed, stopped and started at random moments: a thousand times each
               submit … -- <flags>            finetune as a Slurm job: the same binary, the same resolved recipe
               layering                       which crate may depend on which; `test` includes it

@@ -60,16 +60,16 @@ extern "C" __global__ void swiglu_backward(const T *da, T *gate, T *up, i64 n) {
   }
 }
 
-// w, its moments and its gradient in fp32; `copy`, if not null, becomes w in T. `correction` is lr / (1 − β₁ᵗ),
-// `root` 1 / √(1 − β₂ᵗ), `decay` 1 − lr λ.
-extern "C" __global__ void adamw(float *w, T *copy, const float *grad, float *m, float *v, i64 n, float clip, float beta1,
-                                 float beta2, float eps, float decay, float correction, float root) {
+// w, its moments and its gradient in fp32; `copy`, if not null, becomes w in T. `fresh1` is 1 − β₁, `fresh2` 1 − β₂,
+// `keep` 1 − lr λ, `rate` lr / (1 − β₁ᵗ), `root` 1 / √(1 − β₂ᵗ): made on the host, in fp64.
+extern "C" __global__ void adamw(float *w, T *copy, const float *grad, float *m, float *v, i64 n, float clip, float fresh1,
+                                 float beta2, float fresh2, float eps, float keep, float rate, float root) {
   i64 step = (i64)gridDim.x * blockDim.x;
   for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
     float g = clip * grad[i];
-    float m1 = m[i] + (1.0f - beta1) * (g - m[i]);
-    float v1 = beta2 * v[i] + (1.0f - beta2) * g * g;
-    float w1 = w[i] * decay - correction * m1 / (sqrtf(v1) * root + eps);
+    float m1 = m[i] + fresh1 * (g - m[i]);
+    float v1 = beta2 * v[i] + fresh2 * g * g;
+    float w1 = w[i] * keep - rate * m1 / (sqrtf(v1) * root + eps);
     m[i] = m1;
     v[i] = v1;
     w[i] = w1;

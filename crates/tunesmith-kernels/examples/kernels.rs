@@ -129,7 +129,11 @@ fn adamw() {
         },
         || kernels::adamw_(&fast_w, None, &fast_g, [&fast_m, &fast_v], &step),
     );
-    compare("Σ g², 20 M", || _ = g.square().sum(Kind::Double), || _ = kernels::square_sum(&fast_g));
+    compare(
+        "Σ g², 20 M",
+        || _ = g.square().sum(Kind::Double),
+        || _ = kernels::square_sum(&[&fast_g]),
+    );
 }
 
 fn compare(what: &str, mut libtorch: impl FnMut(), mut ours: impl FnMut()) {

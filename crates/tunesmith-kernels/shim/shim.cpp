@@ -82,9 +82,12 @@ void tunesmith_free_error(char *error) { free(error); }
 
 char *tunesmith_strdup(const char *text, size_t length) { return strndup(text, length); }
 
-// "highest", "high" or "medium": see at::Context::setFloat32MatmulPrecision.
-char *tunesmith_set_float32_matmul_precision(const char *precision) {
-  return guarded([&] { at::globalContext().setFloat32MatmulPrecision(precision); });
+// Lets oneDNN round inputs of fp32 products to bf16 if it likes; on CPUs without the units for it, it computes in fp32.
+// CUDA's own switch stays: setFloat32MatmulPrecision("medium") would turn on TF32 there, too.
+char *tunesmith_let_onednn_multiply() {
+  return guarded([] {
+    at::globalContext().setFloat32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL, at::Float32Precision::BF16);
+  });
 }
 
 // Runs `body(data)` once on every thread of libtorch's OpenMP pool, or once where there is no such pool. The entry point

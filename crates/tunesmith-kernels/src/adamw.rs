@@ -69,11 +69,16 @@ pub fn adamw_(
     });
 }
 
-/// Σ x² of an fp32 tensor, in chunks whose sums are added in order: the same for any number of threads.
-pub fn square_sum(x: &Tensor) -> f64 {
-    if x.device().is_cuda() {
-        return tch::no_grad(|| x.square().sum(tch::Kind::Double).double_value(&[]));
+/// Σ x² over fp32 tensors. On the CPU in chunks whose sums are added in order: the same for any number of threads; on a
+/// GPU in a few launches, waiting for it once.
+pub fn square_sum(tensors: &[&Tensor]) -> f64 {
+    match tensors.first() {
+        Some(first) if first.device().is_cuda() => cuda::square_sum(tensors),
+        _ => tensors.iter().map(|x| square_sum_of(x)).sum(),
     }
+}
+
+fn square_sum_of(x: &Tensor) -> f64 {
     let n = x.numel();
     let mut partial = vec![0.0f64; n.div_ceil(CHUNK)];
     let (x, sums) = (Shared(memory::<f32>(x)), Shared(partial.as_mut_ptr()));
@@ -91,20 +96,24 @@ pub fn square_sum(x: &Tensor) -> f64 {
     partial.iter().sum()
 }
 
+/// The numbers of the formula as kernels take them, each rounded once from f64: 1 − 0.999 in fp32 would be off by 5e-5.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
-    clip: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    inv_sqrt_bias2: f32,
-    eps: f32,
-    keep: f32,
-    rate: f32,
+pub(crate) struct Factors {
+    pub(crate) clip: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta2: f32,
+    /// 1 / √(1 − β₂ᵗ)
+    pub(crate) inv_sqrt_bias2: f32,
+    pub(crate) eps: f32,
+    /// 1 − lr λ
+    pub(crate) keep: f32,
+    /// lr / (1 − β₁ᵗ)
+    pub(crate) rate: f32,
 }
 
 impl Factors {
-    fn of(step: &AdamWStep) -> Self {
+    pub(crate) fn of(step: &AdamWStep) -> Self {
         let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
         Self {
             clip: clip as f32,
@@ -229,6 +238,11 @@ mod tests {
     fn square_sum_is_that_of_f64() {
         let x = randn(&[CHUNK as i64 * 2 + 77], Kind::Float);
         let expected = x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
-        assert!((square_sum(&x) / expected - 1.0).abs() < 1e-6);
+        assert!((square_sum(&[&x]) / expected - 1.0).abs() < 1e-6);
+        let twice = [&x, &x];
+        assert_eq!(square_sum(&twice), 2.0 * square_sum(&[&x]));
+        let by_norms = cuda::square_sum(&twice); // libtorch's way knows no device; on the CPU it adds one by one in fp32
+        assert!((by_norms / (2.0 * expected) - 1.0).abs() < 1e-3);
+        assert_eq!(square_sum(&[]), 0.0);
     }
 }

@@ -6,8 +6,8 @@ use crate::{KernelError, ffi};
 ///
 /// # Why
 /// libtorch's default on x86 is MKL, which takes its AVX2 path on AMD: 108 GFLOP/s on a Zen 5 core where oneDNN
-/// reaches 255 (relative error 4e-7 against MKL's 2.5e-7). The precision "medium" reroutes to oneDNN. On CPUs with AMX
-/// the same switch would round the inputs to bf16, so it is left alone there.
+/// reaches 255 (relative error 4e-7 against MKL's 2.5e-7). Allowing oneDNN bf16 reroutes to it. On CPUs with AMX the same
+/// switch would round the inputs to bf16, so it is left alone there.
 ///
 /// # Errors
 /// Whatever libtorch throws.
@@ -15,8 +15,8 @@ pub fn use_fast_fp32_matmul() -> Result<bool, KernelError> {
     if !onednn_keeps_fp32() {
         return Ok(false);
     }
-    // SAFETY: a NUL-terminated literal; the shim catches exceptions.
-    ffi::check(unsafe { ffi::tunesmith_set_float32_matmul_precision(c"medium".as_ptr()) })?;
+    // SAFETY: no pointers; the shim catches exceptions.
+    ffi::check(unsafe { ffi::tunesmith_let_onednn_multiply() })?;
     Ok(true)
 }
 
@@ -30,5 +30,5 @@ fn onednn_keeps_fp32() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn onednn_keeps_fp32() -> bool {
-    false // elsewhere "medium" may mean bf16; the default stays
+    false // elsewhere oneDNN may use bf16 where it is allowed; the default stays
 }

@@ -4,20 +4,23 @@
 //! kernels are compiled from `cuda/*.cu` by NVRTC on first use: no `nvcc` when tunesmith is built, and one binary for
 //! machines with and without a GPU. Attention is libtorch's own varlen flash attention.
 //!
-//! Everything is launched on the default stream, where libtorch works unless told otherwise.
+//! Kernels go into the stream that is current in libtorch, on the device of their tensors.
 
 mod attention;
 mod compile;
+mod device;
 mod launch;
 mod ops;
 #[cfg(test)]
 mod tests;
 
+pub use attention::cudnn_attention;
 pub(crate) use attention::{attention, attention_backward};
 pub use compile::{compile, nvrtc_is_here};
+pub use device::{Graph, Memory, memory, name, reset_memory};
 pub(crate) use ops::{
-    adamw_, label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_, swiglu,
-    swiglu_backward_,
+    adamw_, label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_, square_sum,
+    swiglu, swiglu_backward_,
 };
 
 use crate::KernelError;

@@ -162,9 +162,11 @@ pub fn supports(x: &Tensor) -> bool {
     here && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
 
-/// Whether [`attention`](crate::attention) can: libtorch's on the GPU has no fp32.
-pub fn attends(x: &Tensor) -> bool {
-    supports(x) && (x.device() == Device::Cpu || x.kind() == Kind::BFloat16)
+/// Whether [`attention`](crate::attention) can, with heads of `head_dim`: libtorch's on the GPU has no fp32, and heads in
+/// steps of 8 up to 256.
+pub fn attends(x: &Tensor, head_dim: i64) -> bool {
+    let flash = x.kind() == Kind::BFloat16 && head_dim % 8 == 0 && head_dim <= 256;
+    supports(x) && (x.device() == Device::Cpu || flash)
 }
 
 /// Runs `$body` with `$e` standing for the Rust type of `$kind`; other dtypes are a caller's bug.

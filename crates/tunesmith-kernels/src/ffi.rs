@@ -20,7 +20,7 @@ pub(crate) type Drop = unsafe extern "C" fn(closure: *mut c_void);
 unsafe extern "C" {
     fn tunesmith_free_error(error: *mut c_char);
     pub(crate) fn tunesmith_strdup(text: *const c_char, length: usize) -> *mut c_char;
-    pub(crate) fn tunesmith_set_float32_matmul_precision(precision: *const c_char) -> *mut c_char;
+    pub(crate) fn tunesmith_let_onednn_multiply() -> *mut c_char;
     pub(crate) fn tunesmith_parallel(
         body: unsafe extern "C" fn(data: *mut c_void),
         data: *mut c_void,
@@ -39,6 +39,32 @@ unsafe extern "C" {
         window: i64,
         out: *mut *mut CTensor,
     ) -> *mut c_char;
+    fn tunesmith_cudnn_attention(
+        tensors: *const *const CTensor,
+        longest: i64,
+        scale: f64,
+        window: i64,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
+    fn tunesmith_cudnn_attention_backward(
+        tensors: *const *const CTensor,
+        longest: i64,
+        scale: f64,
+        window: i64,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
+    fn tunesmith_norms(
+        tensors: *const *const CTensor,
+        n: i64,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
+    pub(crate) fn tunesmith_device_stream(index: i64, out: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn tunesmith_device_memory(index: i64, out: *mut i64) -> *mut c_char;
+    pub(crate) fn tunesmith_device_reset_memory(index: i64) -> *mut c_char;
+    pub(crate) fn tunesmith_graph_begin(index: i64, out: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn tunesmith_graph_end(graph: *mut c_void) -> *mut c_char;
+    pub(crate) fn tunesmith_graph_replay(graph: *mut c_void) -> *mut c_char;
+    pub(crate) fn tunesmith_graph_free(graph: *mut c_void) -> *mut c_char;
     pub(crate) fn tunesmith_attach_node(
         label: *const c_char,
         inputs: *const *const CTensor,
@@ -107,6 +133,36 @@ pub(crate) fn flash_attention_backward(
 ) -> Result<[Tensor; 3], KernelError> {
     // SAFETY: eight tensors in, three out.
     unsafe { flash(tunesmith_flash_attention_backward, &tensors, longest, scale, window) }
+}
+
+/// q, k, v, borders → output, softmax statistics, and two that the backward pass hands back.
+pub(crate) fn cudnn_attention(
+    tensors: [&Tensor; 4],
+    longest: i64,
+    scale: f64,
+) -> Result<[Tensor; 4], KernelError> {
+    // SAFETY: four tensors in, four out.
+    unsafe { flash(tunesmith_cudnn_attention, &tensors, longest, scale, None) }
+}
+
+/// dout, q, k, v, the four of the forward pass, borders → the gradients of q, k, v.
+pub(crate) fn cudnn_attention_backward(
+    tensors: [&Tensor; 9],
+    longest: i64,
+    scale: f64,
+) -> Result<[Tensor; 3], KernelError> {
+    // SAFETY: nine tensors in, three out.
+    unsafe { flash(tunesmith_cudnn_attention_backward, &tensors, longest, scale, None) }
+}
+
+/// The L2 norm of each tensor, (n).
+pub(crate) fn norms(tensors: &[&Tensor]) -> Result<Tensor, KernelError> {
+    let (tensors, mut out) = (pointers(tensors), std::ptr::null_mut());
+    // SAFETY: live tensors; what the shim makes belongs to nobody else.
+    unsafe {
+        check(tunesmith_norms(tensors.as_ptr(), tensors.len() as i64, &mut out))?;
+        Ok(Tensor::from_ptr(out.cast()))
+    }
 }
 
 /// The pointers of tensors that outlive the call they are passed to.

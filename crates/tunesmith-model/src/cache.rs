@@ -2,7 +2,7 @@
 //!
 //! Shapes: S sequences, K key/value heads, D head size, capacity in tokens.
 
-use crate::Config;
+use crate::{Config, decode::Recorded};
 use tch::{Device, Kind, Tensor};
 
 /// Static buffers for `S` sequences of at most `capacity` tokens each.
@@ -11,17 +11,27 @@ pub struct KvCache {
     layers: Vec<[Tensor; 2]>, // k and v: (S, K, capacity, D)
     lens: Vec<i64>,
     capacity: i64,
+    /// While each sequence reads one token whose place only the device knows: which keys each sees, (S, 1, 1, visible).
+    pub(crate) seen: Option<Tensor>,
+    /// How such a step was made the last time.
+    pub(crate) recorded: Option<Recorded>,
 }
 
 impl KvCache {
     /// An empty cache for `n_seq` sequences.
     pub fn new(config: &Config, n_seq: usize, capacity: usize, kind: Kind, device: Device) -> Self {
         let size = [n_seq as i64, config.n_kv_head, capacity as i64, config.head_dim];
-        let buffer = || Tensor::empty(size, (kind, device));
+        // On a GPU a step may look beyond what is held, under a mask: 0 · NaN would still be NaN.
+        let buffer = || match device.is_cuda() {
+            true => Tensor::zeros(size, (kind, device)),
+            false => Tensor::empty(size, (kind, device)),
+        };
         Self {
             layers: (0..config.n_layer).map(|_| [buffer(), buffer()]).collect(),
             lens: vec![0; n_seq],
             capacity: capacity as i64,
+            seen: None,
+            recorded: None,
         }
     }
 
@@ -57,6 +67,24 @@ impl KvCache {
         };
         let [k_buffer, v_buffer] = &self.layers[layer];
         [write(k_buffer, k), write(v_buffer, v)]
+    }
+
+    /// Writes one token's `k` and `v` (S, K, D) of every sequence at `positions` (S), which only the device knows; returns
+    /// the first `visible` keys and values of each, (S, K, visible, D).
+    pub(crate) fn put(
+        &self,
+        layer: usize,
+        positions: &Tensor,
+        [k, v]: [&Tensor; 2],
+        visible: i64,
+    ) -> [Tensor; 2] {
+        let [n_seq, n_kv, d] = [0, 1, 2].map(|i| k.size()[i]);
+        let at = positions.view([n_seq, 1, 1, 1]).expand([n_seq, n_kv, 1, d], false);
+        let [k_buffer, v_buffer] = &self.layers[layer];
+        [(k_buffer, k), (v_buffer, v)].map(|(buffer, x)| {
+            let _ = buffer.shallow_clone().scatter_(2, &at, &x.unsqueeze(2));
+            buffer.narrow(2, 0, visible)
+        })
     }
 
     /// Keys and values of `layer`, (S, K, capacity, D) each.

@@ -119,6 +119,9 @@ pub enum ModelError {
         /// `max_position_embeddings`.
         max: i64,
     },
+    /// A kernel, or the GPU.
+    #[error("{0}")]
+    Kernel(String),
     /// libtorch failed.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),

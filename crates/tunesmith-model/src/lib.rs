@@ -4,6 +4,7 @@ mod adapter;
 mod attention;
 mod cache;
 pub mod config;
+mod decode;
 mod embedding;
 mod error;
 pub mod family;

@@ -70,6 +70,16 @@ impl Ragged {
         }
     }
 
+    /// The same on another device.
+    pub(crate) fn on(&self, device: Device) -> Self {
+        Self {
+            tokens: self.tokens.to_device(device),
+            positions: self.positions.to_device(device),
+            lens: self.lens.clone(),
+            ..*self
+        }
+    }
+
     /// Documents whose first token stands at `starts[i]`: continuations of what a [`KvCache`](crate::KvCache) holds.
     pub fn from_positions(docs: &[&[u32]], starts: &[i64], device: Device) -> Self {
         let tokens: Vec<i64> =

@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{path::PathBuf, rc::Rc};
 use tch::{Device, Kind, Tensor};
+use tunesmith_kernels::supports;
 
 /// The module with the scores of labels, in every Hugging Face class for sequence classification.
 const SCORE: &str = "score";
@@ -303,8 +304,19 @@ impl Transformer {
         }
     }
 
+    /// Whether every block can read one token per sequence at places that only the device knows.
+    pub(crate) fn steps_together(&self) -> bool {
+        let fused = |block: &Block| block.attention.is_fused(&block.input_norm);
+        supports(self.embedding()) && self.position.is_none() && self.blocks.iter().all(fused)
+    }
+
+    /// The table of the base's token embedding.
+    pub(crate) fn embedding(&self) -> &Tensor {
+        &self.embed.base().tensor
+    }
+
     /// An index error in a kernel names nothing; this one names the token.
-    fn check(&self, ragged: &Ragged) -> Result<(), ModelError> {
+    pub(crate) fn check(&self, ragged: &Ragged) -> Result<(), ModelError> {
         let Ragged { max_token, max_position, .. } = *ragged;
         let vocab_size = self.config.vocab_size;
         if max_token >= vocab_size {

@@ -120,11 +120,15 @@ impl AdamW {
     pub fn take_gradients(&self) -> Gradients {
         let grads: Vec<Option<Tensor>> =
             self.slots.iter().map(|slot| slot.param.main_grad().take()).collect();
-        let square = |g: &Tensor| match kernels::supports(g) {
-            true => kernels::square_sum(g),
-            false => tch::no_grad(|| g.square().sum(Kind::Double).double_value(&[])),
+        let all: Vec<&Tensor> = grads.iter().flatten().collect();
+        let square = match all.iter().all(|g| kernels::supports(g)) {
+            true => kernels::square_sum(&all),
+            false => {
+                let square = |g: &&Tensor| g.square().sum(Kind::Double).double_value(&[]);
+                tch::no_grad(|| all.iter().map(square).sum())
+            }
         };
-        let norm = grads.iter().flatten().map(square).sum::<f64>().sqrt();
+        let norm = square.sqrt();
         Gradients { grads, norm }
     }
 

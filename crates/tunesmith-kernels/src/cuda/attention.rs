@@ -1,16 +1,45 @@
 //! Attention over ragged documents on the GPU: libtorch's varlen flash attention (FlashAttention-2), bf16 only.
+//!
+//! cuDNN's is there to be measured beside it.
 
-use crate::{AttentionShape, ffi};
+use crate::{AttentionShape, KernelError, ffi};
+use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// Document borders (documents + 1) on the device, and the longest document.
+struct Borders {
+    queries: Vec<i64>,
+    tensor: Tensor,
+    longest: i64,
+}
+
+/// Those of the batch at work, which every layer asks for, forward and backward: each copy from the host would wait for
+/// all that is under way.
+static LAST: Mutex<Option<Borders>> = Mutex::new(None);
+
 fn borders(shape: &AttentionShape, device: Device) -> (Tensor, i64) {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(last) = &*last
+        && last.queries == shape.queries
+        && last.tensor.device() == device
+    {
+        return (last.tensor.shallow_clone(), last.longest);
+    }
+    let (ends, longest) = ends(&shape.queries);
+    let tensor = Tensor::from_slice(&ends).to_device(device);
+    let made = Borders { queries: shape.queries.clone(), tensor: tensor.shallow_clone(), longest };
+    *last = Some(made);
+    (tensor, longest)
+}
+
+/// Where documents begin and end. Empty ones are left out; 2 is the least that is called longest, since with 1 libtorch
+/// takes a way that is made for decoding and counts one token per document.
+fn ends(queries: &[i64]) -> (Vec<i32>, i64) {
     let mut ends = vec![0_i32];
-    for &n in &shape.queries {
+    for &n in queries.iter().filter(|&&n| n > 0) {
         ends.push(ends[ends.len() - 1] + n as i32);
     }
-    let longest = shape.queries.iter().copied().max().unwrap_or(0);
-    (Tensor::from_slice(&ends).to_device(device), longest)
+    (ends, queries.iter().copied().max().unwrap_or(0).max(2))
 }
 
 /// `q` (N, H, D), `k` and `v` (N, K, D) → (N, H, D), and what the backward pass wants of the softmaxes.
@@ -42,4 +71,50 @@ pub(crate) fn attention_backward(
     let tensors = [dout, q, k, v, out, lse, &borders, &random];
     let made = ffi::flash_attention_backward(tensors, longest, shape.scale, shape.window);
     made.unwrap_or_else(|error| panic!("attention backward: {error}"))
+}
+
+/// The same by cuDNN: `q` (N, H, D), `k` and `v` (N, K, D) → (N, H, D), and a function from its gradient to those of q,
+/// k, v. Nothing but the benchmark calls it: libtorch itself does not trust it with packed documents.
+///
+/// # Errors
+/// What libtorch or cuDNN says; a window.
+pub fn cudnn_attention(
+    [q, k, v]: [&Tensor; 3],
+    shape: &AttentionShape,
+) -> Result<(Tensor, impl Fn(&Tensor) -> Result<[Tensor; 3], KernelError>), KernelError> {
+    if shape.window.is_some() {
+        return Err(KernelError::Cuda("cuDNN's ragged attention has no window".into()));
+    }
+    let ((borders, longest), scale) = (borders(shape, q.device()), shape.scale);
+    let [out, lse, seed, offset] = ffi::cudnn_attention([q, k, v, &borders], longest, scale)?;
+    let (attended, qkv) = (out.shallow_clone(), [q, k, v].map(Tensor::shallow_clone));
+    let backward = move |dout: &Tensor| {
+        let [q, k, v] = &qkv;
+        let tensors = [dout, q, k, v, &out, &lse, &seed, &offset, &borders];
+        ffi::cudnn_attention_backward(tensors, longest, scale)
+    };
+    Ok((attended, backward))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_skip_what_is_empty() {
+        for (queries, expected, longest) in
+            [(&[3, 0, 2][..], &[0, 3, 5][..], 3), (&[1, 1], &[0, 1, 2], 2), (&[], &[0], 2)]
+        {
+            assert_eq!(ends(queries), (expected.to_vec(), longest));
+        }
+    }
+
+    #[test]
+    fn borders_are_made_once_per_batch() {
+        let shape = |queries| AttentionShape { queries, scale: 1.0, window: None };
+        let of = |queries: Vec<i64>| borders(&shape(queries), Device::Cpu).0;
+        let first = of(vec![5, 6]);
+        assert_eq!(first.data_ptr(), of(vec![5, 6]).data_ptr());
+        assert_eq!(Vec::<i32>::try_from(of(vec![5, 7])).unwrap(), [0, 5, 12]);
+    }
 }

@@ -1,7 +1,7 @@
 //! The kernels as functions of tensors: same signatures and results as on the CPU.
 
 use super::launch::{Arg, Grid, launch};
-use crate::{AdamWStep, LabelScores, element::rows};
+use crate::{AdamWStep, LabelScores, adamw::Factors, element::rows, ffi};
 use tch::{Kind, Tensor};
 
 /// Enough blocks for any GPU of today to hide its memory's latency behind.
@@ -20,22 +20,32 @@ fn strided(n: usize, at_once: u64) -> Grid {
     Grid { blocks, threads: THREADS, shared: 0 }
 }
 
+/// Elements of one 16-byte access.
 fn pack(kind: Kind) -> u64 {
     if kind == Kind::BFloat16 { 8 } else { 4 }
+}
+
+/// Kernels read rows in packs where their width allows it; then the tensors must begin at 16 bytes, as all do but some
+/// views.
+fn packs(width: usize, tensors: &[&Tensor]) {
+    let packed = tensors.iter().filter(|x| width as u64 % pack(x.kind()) == 0);
+    let mut aligned = packed.map(|x| x.data_ptr() as usize % 16 == 0);
+    assert!(aligned.all(|aligned| aligned), "a kernel's tensor begins at 16 bytes");
 }
 
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> (Tensor, Tensor) {
     let ((n, c), device) = (rows(x), x.device());
     let (y, rstd) = (x.empty_like(), Tensor::empty([n as i64], (Kind::Float, device)));
-    let mut args: [Arg; 6] = [
-        x.into(),
-        weight.into(),
-        (&y).into(),
-        (&rstd).into(),
+    packs(c, &[x, weight]);
+    let args = [
+        Arg::Elements(x),
+        Arg::Elements(weight),
+        Arg::Elements(&y),
+        Arg::Floats(&rstd),
         Arg::Int(c as i32),
         Arg::Float(eps as f32),
     ];
-    launch(c"rms_norm", x.kind(), device, per_row(n, c), &mut args);
+    launch(c"rms_norm", x.kind(), device, per_row(n, c), &args);
     (y, rstd)
 }
 
@@ -53,17 +63,17 @@ pub(crate) fn rms_norm_backward(
         want_weight.then(|| Tensor::empty([i64::from(blocks), c as i64], (Kind::Float, device)));
     let shared = if want_weight { 4 * c as u32 } else { 0 };
     let grid = Grid { blocks, shared, ..per_row(n, c) };
-    let mut args: [Arg; 8] = [
-        dy.into(),
-        x.into(),
-        weight.into(),
-        rstd.into(),
-        dx.into(),
-        partial.as_ref().into(),
+    let args = [
+        Arg::Elements(dy),
+        Arg::Elements(x),
+        Arg::Elements(weight),
+        Arg::Floats(rstd),
+        Arg::Elements(dx),
+        Arg::MaybeFloats(partial.as_ref()),
         Arg::Int(n as i32),
         Arg::Int(c as i32),
     ];
-    launch(c"rms_norm_backward", x.kind(), device, grid, &mut args);
+    launch(c"rms_norm_backward", x.kind(), device, grid, &args);
     partial.map(|partial| partial.sum_dim_intlist(&[0i64][..], false, Kind::Float))
 }
 
@@ -72,29 +82,32 @@ pub(crate) fn rotate_(x: &Tensor, cos: &Tensor, sin: &Tensor, forward: bool) {
     let n = x.size()[0] as usize;
     let heads = x.numel() / (n * d).max(1);
     let sign = if forward { 1.0 } else { -1.0 };
-    let mut args: [Arg; 6] = [
-        x.into(),
-        cos.into(),
-        sin.into(),
+    let args = [
+        Arg::Elements(x),
+        Arg::Elements(cos),
+        Arg::Elements(sin),
         Arg::Int(heads as i32),
         Arg::Int(d as i32),
         Arg::Float(sign),
     ];
-    launch(c"rotate", x.kind(), x.device(), per_row(n, heads * d / 2), &mut args);
+    launch(c"rotate", x.kind(), x.device(), per_row(n, heads * d / 2), &args);
 }
 
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
     let (out, n) = (gate.empty_like(), gate.numel());
-    let mut args: [Arg; 4] = [gate.into(), up.into(), (&out).into(), Arg::Long(n as i64)];
-    launch(c"swiglu", gate.kind(), gate.device(), strided(n, pack(gate.kind())), &mut args);
+    packs(0, &[gate, up]);
+    let [a, b, c] = [gate, up, &out].map(Arg::Elements);
+    let grid = strided(n, pack(gate.kind()));
+    launch(c"swiglu", gate.kind(), gate.device(), grid, &[a, b, c, Arg::Long(n as i64)]);
     out
 }
 
 pub(crate) fn swiglu_backward_(da: &Tensor, gate: &Tensor, up: &Tensor) {
     let n = gate.numel();
-    let mut args: [Arg; 4] = [da.into(), gate.into(), up.into(), Arg::Long(n as i64)];
+    packs(0, &[da, gate, up]);
+    let [a, b, c] = [da, gate, up].map(Arg::Elements);
     let grid = strided(n, pack(gate.kind()));
-    launch(c"swiglu_backward", gate.kind(), gate.device(), grid, &mut args);
+    launch(c"swiglu_backward", gate.kind(), gate.device(), grid, &[a, b, c, Arg::Long(n as i64)]);
 }
 
 /// Labels are not checked here: a look at them would wait for the device. The batch was checked on the host.
@@ -102,16 +115,16 @@ pub(crate) fn label_scores(logits: &Tensor, labels: &Tensor) -> LabelScores {
     let ([n, v], device) = ([0, 1].map(|i| logits.size()[i]), logits.device());
     let [logprobs, lse] = [Kind::Float; 2].map(|kind| Tensor::empty([n], (kind, device)));
     let correct = Tensor::empty([n], (Kind::Bool, device));
-    let mut args: [Arg; 6] = [
-        logits.into(),
-        labels.into(),
-        (&logprobs).into(),
-        (&lse).into(),
-        (&correct).into(),
+    let args = [
+        Arg::Elements(logits),
+        Arg::Labels(labels),
+        Arg::Floats(&logprobs),
+        Arg::Floats(&lse),
+        Arg::Flags(&correct),
         Arg::Int(v as i32),
     ];
     let grid = per_row(n as usize, v as usize);
-    launch(c"label_scores", logits.kind(), device, grid, &mut args);
+    launch(c"label_scores", logits.kind(), device, grid, &args);
     LabelScores { logprobs, lse, correct }
 }
 
@@ -122,10 +135,16 @@ pub(crate) fn label_scores_backward_(
     grad: &Tensor,
 ) {
     let [n, v] = [0, 1].map(|i| logits.size()[i]);
-    let mut args: [Arg; 5] =
-        [logits.into(), labels.into(), lse.into(), grad.into(), Arg::Int(v as i32)];
+    packs(v as usize, &[logits]);
+    let args = [
+        Arg::Elements(logits),
+        Arg::Labels(labels),
+        Arg::Floats(lse),
+        Arg::Floats(grad),
+        Arg::Int(v as i32),
+    ];
     let grid = per_row(n as usize, v as usize);
-    launch(c"label_scores_backward", logits.kind(), logits.device(), grid, &mut args);
+    launch(c"label_scores_backward", logits.kind(), logits.device(), grid, &args);
 }
 
 pub(crate) fn adamw_(
@@ -136,21 +155,33 @@ pub(crate) fn adamw_(
     step: &AdamWStep,
 ) {
     let n = weight.numel();
-    let mut args: [Arg; 13] = [
-        weight.into(),
-        rounded.into(),
-        grad.into(),
-        exp_avg.into(),
-        exp_avg_sq.into(),
-        Arg::Long(n as i64),
-        Arg::Float(step.clip as f32),
-        Arg::Float(step.beta1 as f32),
-        Arg::Float(step.beta2 as f32),
-        Arg::Float(step.eps as f32),
-        Arg::Float((1.0 - step.lr * step.weight_decay) as f32),
-        Arg::Float((step.lr / (1.0 - step.beta1.powi(step.t))) as f32),
-        Arg::Float((1.0 / (1.0 - step.beta2.powi(step.t)).sqrt()) as f32),
+    let f = Factors::of(step);
+    let numbers = [
+        f.clip,
+        f.one_minus_beta1,
+        f.beta2,
+        f.one_minus_beta2,
+        f.eps,
+        f.keep,
+        f.rate,
+        f.inv_sqrt_bias2,
     ];
+    let tensors = [
+        Arg::Floats(weight),
+        Arg::Maybe(rounded),
+        Arg::Floats(grad),
+        Arg::Floats(exp_avg),
+        Arg::Floats(exp_avg_sq),
+        Arg::Long(n as i64),
+    ];
+    let args: Vec<Arg> = tensors.into_iter().chain(numbers.map(Arg::Float)).collect();
     // The copy is bf16 if it is there at all.
-    launch(c"adamw", Kind::BFloat16, weight.device(), strided(n, 1), &mut args);
+    launch(c"adamw", Kind::BFloat16, weight.device(), strided(n, 1), &args);
+}
+
+/// The norms are summed by libtorch in fp32, in blocks; their squares are added in fp64.
+pub(crate) fn square_sum(tensors: &[&Tensor]) -> f64 {
+    let _no_grad = tch::no_grad_guard();
+    let norms = ffi::norms(tensors).unwrap_or_else(|error| panic!("norms: {error}"));
+    norms.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])
 }

@@ -55,14 +55,19 @@ impl Attention {
         rotation: Option<&Rotation>,
         pass: &Pass,
     ) -> Option<Tensor> {
-        // On the GPU, decoding goes through the twin.
-        let on_cpu = x.device() == Device::Cpu;
-        if !node::fits(x, pass) || !kernels::attends(x) || (pass.cache.is_some() && !on_cpu) {
+        // On the GPU, a prompt that goes into a cache is read by the twin; single tokens have their own way.
+        let fits = match &pass.cache {
+            Some(cache) => x.device() == Device::Cpu || cache.seen.is_some(),
+            None => kernels::attends(x, self.head_dim),
+        };
+        if !node::fits(x, pass) || !fits {
             return None;
         }
         let half = self.op(norm, ragged, rotation, pass)?;
         if let Some(cache) = &pass.cache {
-            return Some(tch::no_grad(|| half.continued(&x.contiguous(), cache, self.layer)));
+            let positions = &ragged.positions;
+            let y = tch::no_grad(|| half.continued(&x.contiguous(), cache, self.layer, positions));
+            return Some(y);
         }
         let input = x.detach().contiguous();
         let (y, kept) = tch::no_grad(|| half.forward(&input));
@@ -105,6 +110,14 @@ impl Attention {
     }
 }
 
+impl Attention {
+    /// Whether this half has a fused form, in any pass.
+    pub(crate) fn is_fused(&self, norm: &Norm) -> bool {
+        let mut norms = [norm].into_iter().chain(self.qk_norm.iter().flatten());
+        self.qkv.len() == 3 && norms.all(Norm::is_rms)
+    }
+}
+
 impl Half {
     fn leaves(&self) -> Vec<&Tensor> {
         let norms = [Some(&self.norm)].into_iter().flatten().chain(self.qk_norm.iter().flatten());
@@ -144,15 +157,32 @@ impl Half {
     }
 
     /// The forward pass of sequences that continue what `cache` holds.
-    fn continued(&self, x: &Tensor, cache: &KvCache, layer: usize) -> Tensor {
+    fn continued(&self, x: &Tensor, cache: &KvCache, layer: usize, positions: &Tensor) -> Tensor {
         let (normed, _) = self.norm.forward(x);
         let Projected { qkv: [q, k, v], .. } = self.project(&normed);
-        let caches = cache.layer(layer);
-        let lens = cache.lens();
-        let out = kernels::attention_cached(&q, &k, &v, caches, lens, &self.shape);
+        let out = match &cache.seen {
+            Some(seen) => {
+                let kv = cache.put(layer, positions, [&k, &v], seen.size()[3]);
+                self.attend_one_each(&q, &kv, seen)
+            }
+            None => {
+                let (caches, lens) = (cache.layer(layer), cache.lens());
+                kernels::attention_cached(&q, &k, &v, caches, lens, &self.shape)
+            }
+        };
         let (mut y, _) = self.o.forward(&self.flat(&out));
         y += x;
         y
+    }
+
+    /// One query per sequence, (S, H, D), against keys and values (S, K, visible, D). The H / K heads of a group stand
+    /// like so many queries against the group's keys, which are read where they lie.
+    fn attend_one_each(&self, q: &Tensor, [k, v]: &[Tensor; 2], seen: &Tensor) -> Tensor {
+        let [n_head, n_kv, _] = self.heads;
+        let grouped = q.view([-1, n_kv, n_head / n_kv, self.head_dim]);
+        let (mask, scale) = (Some(seen), self.shape.scale);
+        Tensor::scaled_dot_product_attention(&grouped, k, v, mask, 0.0, false, scale, false)
+            .reshape([-1, n_head, self.head_dim])
     }
 
     /// (N, H, D) → (N, H·D)

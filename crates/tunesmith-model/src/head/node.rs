@@ -41,7 +41,7 @@ impl Head {
             linear: self.linear.op(pass),
             hidden: with_zeros(&hidden.detach(), whole),
             labels: with_zeros(labels, whole),
-            per_chunk: self.chunk_rows(whole),
+            per_chunk: self.chunk_rows(whole, hidden.device()),
         };
         let leaves: Vec<Tensor> =
             rows.linear.leaves().into_iter().map(Tensor::shallow_clone).collect();

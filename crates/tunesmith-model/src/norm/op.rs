@@ -25,6 +25,11 @@ impl Norm {
 }
 
 impl Norm {
+    /// Whether kernels can be its handle.
+    pub(crate) fn is_rms(&self) -> bool {
+        matches!(self.kind, config::Norm::Rms { .. })
+    }
+
     /// As [`Norm::forward`], by one node; `None` where there is no fused form.
     pub(crate) fn forward_fused(&self, x: &Tensor, pass: &Pass) -> Option<Tensor> {
         if !node::fits(x, pass) {

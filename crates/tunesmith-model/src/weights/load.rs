@@ -133,6 +133,21 @@ impl Transformer {
         })
     }
 
+    /// A model for measurements, with weights drawn by libtorch where they will lie: in seconds, not minutes, but not a
+    /// function of a seed.
+    pub fn drawn(config: Config, options: LoadOptions) -> Self {
+        let to = (options.kind, options.device);
+        Self::build(config, options.device, &mut |spec: Spec| {
+            let shape = &spec.shape[..];
+            let tensor = tch::no_grad(|| match spec.init {
+                Init::Zeros => Tensor::zeros(shape, to),
+                Init::Ones => Tensor::ones(shape, to),
+                Init::Normal { std } => Tensor::empty(shape, to).normal_(0.0, std),
+            });
+            supplied(spec.name, spec.role, tensor, options)
+        })
+    }
+
     /// What a model of this configuration is made of.
     pub(crate) fn specs(config: &Config) -> Vec<Spec> {
         let mut specs = Vec::new();
