@@ -7,6 +7,7 @@
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <dlfcn.h>
@@ -84,6 +85,7 @@ char *tunesmith_graph_begin(int64_t index, void **out) {
     auto make = member<make_t>("_ZN2at4cuda9CUDAGraphC1Eb");
     auto begin = member<begin_t>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode");
     auto device = at_index(index);
+    c10::DeviceGuard current(device); // a capture takes the current stream of the current device
     auto before = cuda()->getStream(device);
     cuda()->synchronizeStream(before);
     auto side = cuda()->getStreamFromGlobalPool(device); // the default stream cannot be captured
@@ -105,6 +107,7 @@ char *tunesmith_graph_end(void *pointer) {
   return guarded([&] {
     auto graph = static_cast<Graph *>(pointer);
     auto end = member<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv");
+    c10::DeviceGuard current(graph->side.device());
     try {
       end(graph->room);
     } catch (...) {
