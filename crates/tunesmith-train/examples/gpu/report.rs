@@ -74,10 +74,14 @@ impl Report {
     }
 }
 
-/// Rows in columns, under the keys of the first.
+/// Rows in columns, under the keys of all.
 fn table(rows: &[Map<String, Value>]) -> String {
-    let header: Vec<String> =
-        rows.first().map(|row| row.keys().cloned().collect()).unwrap_or_default();
+    let mut header: Vec<String> = Vec::new();
+    for key in rows.iter().flat_map(Map::keys) {
+        if !header.contains(key) {
+            header.push(key.clone());
+        }
+    }
     let cells = rows.iter().map(|row| header.iter().map(|key| cell(row.get(key))).collect());
     let lines: Vec<Vec<String>> = std::iter::once(header.clone()).chain(cells).collect();
     let width =
