@@ -4,7 +4,7 @@ use super::{compile::compile, device};
 use crate::KernelError;
 use cudarc::driver::sys;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::{CStr, c_void},
     sync::{Mutex, PoisonError},
 };
@@ -103,11 +103,9 @@ fn start(
     let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
     let modules = modules.get_or_insert_with(HashMap::new);
     let key = (index as i32, kind == Kind::BFloat16);
-    if !modules.contains_key(&key) {
-        modules.insert(key, load(key.0, kind)?);
-    }
-    let Some(Loaded { context, module, functions }) = modules.get_mut(&key) else {
-        return Err(KernelError::Cuda("no module".into())); // it was put there above
+    let Loaded { context, module, functions } = match modules.entry(key) {
+        Entry::Occupied(loaded) => loaded.into_mut(),
+        Entry::Vacant(place) => place.insert(load(key.0, kind)?),
     };
     let mut addresses: Vec<*mut c_void> =
         words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();

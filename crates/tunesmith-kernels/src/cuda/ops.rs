@@ -28,8 +28,8 @@ fn pack(kind: Kind) -> u64 {
 /// Kernels read rows in packs where their width allows it; then the tensors must begin at 16 bytes, as all do but some
 /// views.
 fn packs(width: usize, tensors: &[&Tensor]) {
-    let packed = tensors.iter().filter(|x| width as u64 % pack(x.kind()) == 0);
-    let mut aligned = packed.map(|x| x.data_ptr() as usize % 16 == 0);
+    let packed = tensors.iter().filter(|x| (width as u64).is_multiple_of(pack(x.kind())));
+    let mut aligned = packed.map(|x| (x.data_ptr() as usize).is_multiple_of(16));
     assert!(aligned.all(|aligned| aligned), "a kernel's tensor begins at 16 bytes");
 }
 
