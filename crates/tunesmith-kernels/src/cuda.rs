@@ -14,7 +14,7 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-pub use attention::cudnn_attention;
+pub use attention::CudnnAttention;
 pub(crate) use attention::{attention, attention_backward};
 pub use compile::{compile, nvrtc_is_here};
 pub use device::{Graph, Memory, memory, name, reset_memory};

@@ -73,27 +73,43 @@ pub(crate) fn attention_backward(
     made.unwrap_or_else(|error| panic!("attention backward: {error}"))
 }
 
-/// The same by cuDNN: `q` (N, H, D), `k` and `v` (N, K, D) → (N, H, D), and a function from its gradient to those of q,
-/// k, v. Nothing but the benchmark calls it: libtorch itself does not trust it with packed documents.
-///
-/// # Errors
-/// What libtorch or cuDNN says; a window.
-pub fn cudnn_attention(
-    [q, k, v]: [&Tensor; 3],
-    shape: &AttentionShape,
-) -> Result<(Tensor, impl Fn(&Tensor) -> Result<[Tensor; 3], KernelError>), KernelError> {
-    if shape.window.is_some() {
-        return Err(KernelError::Cuda("cuDNN's ragged attention has no window".into()));
+/// What cuDNN's attention over packed documents gave. Nothing but the benchmark asks for it: libtorch itself does not
+/// trust it with packed documents.
+#[derive(Debug)]
+pub struct CudnnAttention {
+    /// (N, H, D).
+    pub out: Tensor,
+    inputs: [Tensor; 4], // q, k, v, borders
+    kept: [Tensor; 3],   // statistics of the softmaxes, and two that backward hands back
+    longest: i64,
+    scale: f64,
+}
+
+impl CudnnAttention {
+    /// `q` (N, H, D), `k` and `v` (N, K, D), causal within documents.
+    ///
+    /// # Errors
+    /// What libtorch or cuDNN says; a window.
+    pub fn forward([q, k, v]: [&Tensor; 3], shape: &AttentionShape) -> Result<Self, KernelError> {
+        if shape.window.is_some() {
+            return Err(KernelError::Cuda("cuDNN's ragged attention has no window".into()));
+        }
+        let ((borders, longest), scale) = (borders(shape, q.device()), shape.scale);
+        let [out, lse, seed, offset] = ffi::cudnn_attention([q, k, v, &borders], longest, scale)?;
+        let inputs = [q, k, v, &borders].map(Tensor::shallow_clone);
+        Ok(Self { out, inputs, kept: [lse, seed, offset], longest, scale })
     }
-    let ((borders, longest), scale) = (borders(shape, q.device()), shape.scale);
-    let [out, lse, seed, offset] = ffi::cudnn_attention([q, k, v, &borders], longest, scale)?;
-    let (attended, qkv) = (out.shallow_clone(), [q, k, v].map(Tensor::shallow_clone));
-    let backward = move |dout: &Tensor| {
-        let [q, k, v] = &qkv;
-        let tensors = [dout, q, k, v, &out, &lse, &seed, &offset, &borders];
-        ffi::cudnn_attention_backward(tensors, longest, scale)
-    };
-    Ok((attended, backward))
+
+    /// The gradients of q, k and v.
+    ///
+    /// # Errors
+    /// What libtorch or cuDNN says.
+    pub fn backward(&self, dout: &Tensor) -> Result<[Tensor; 3], KernelError> {
+        let [q, k, v, borders] = &self.inputs;
+        let [lse, seed, offset] = &self.kept;
+        let tensors = [dout, q, k, v, &self.out, lse, seed, offset, borders];
+        ffi::cudnn_attention_backward(tensors, self.longest, self.scale)
+    }
 }
 
 #[cfg(test)]

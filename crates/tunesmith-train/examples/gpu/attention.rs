@@ -5,7 +5,7 @@ use crate::{Bench, Deadline, seconds_of};
 use anyhow::Context;
 use serde_json::json;
 use tch::{Kind, Tensor};
-use tunesmith_kernels::{self as kernels, AttentionShape, cuda};
+use tunesmith_kernels::{self as kernels, AttentionShape, cuda::CudnnAttention};
 
 /// Heads of 1B and of 8B: H, K, D.
 const HEADS: [(&str, [i64; 3]); 2] = [("D 64", [32, 8, 64]), ("D 128", [32, 8, 128])];
@@ -40,13 +40,13 @@ pub(crate) fn run(bench: &mut Bench, deadline: Deadline) -> anyhow::Result<()> {
         row("FA2 varlen", [forward, backward], None);
         if device.is_cuda() {
             let mut cudnn = || -> anyhow::Result<()> {
-                let (theirs, gradients) = cuda::cudnn_attention([&q, &k, &v], &shape)?;
-                let _ = gradients(&dout)?;
+                let theirs = CudnnAttention::forward([&q, &k, &v], &shape)?;
+                let _ = theirs.backward(&dout)?;
                 let forward = seconds_of(device, 5, &mut || {
-                    let _ = cuda::cudnn_attention([&q, &k, &v], &shape).map(|(out, _)| out);
+                    let _ = CudnnAttention::forward([&q, &k, &v], &shape);
                 });
-                let backward = seconds_of(device, 5, &mut || _ = gradients(&dout));
-                let far = (&theirs - &out).norm() / out.norm();
+                let backward = seconds_of(device, 5, &mut || _ = theirs.backward(&dout));
+                let far = (&theirs.out - &out).norm() / out.norm();
                 row("cuDNN varlen", [forward, backward], Some(far.double_value(&[])));
                 Ok(())
             };
