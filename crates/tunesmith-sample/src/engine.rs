@@ -175,8 +175,8 @@ impl<'a> Engine<'a> {
         Ok(Vec::<Vec<f32>>::try_from(logits)?)
     }
 
-    /// Those of all taken slots, where each reads one token and they ask for one adapter. A slot at rest reads token 0 into its first place; the next step
-    /// clears it, as every slot at rest.
+    /// Those of all taken slots, where each reads one token and they ask for one adapter. A slot at rest reads token 0
+    /// into its first place; the next step clears it, as every slot at rest.
     fn read_together(&mut self, adapter: Option<usize>) -> Result<Vec<Vec<f32>>, ModelError> {
         let next = |slot: &Option<Active>| slot.as_ref().map_or(0, |active| active.next[0]);
         let ids: Vec<u32> = self.slots.iter().map(next).collect();
