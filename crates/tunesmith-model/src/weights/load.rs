@@ -139,12 +139,12 @@ impl Transformer {
         let to = (options.kind, options.device);
         Self::build(config, options.device, &mut |spec: Spec| {
             let shape = &spec.shape[..];
-            let tensor = tch::no_grad(|| match spec.init {
+            let draw = || match spec.init {
                 Init::Zeros => Tensor::zeros(shape, to),
                 Init::Ones => Tensor::ones(shape, to),
                 Init::Normal { std } => Tensor::empty(shape, to).normal_(0.0, std),
-            });
-            supplied(spec.name, spec.role, tensor, options)
+            };
+            supplied(spec.name.clone(), &spec, options, || tch::no_grad(draw))
         })
     }
 
