@@ -157,6 +157,6 @@ fn of_model(error: &ModelError) -> Exit {
         | ModelError::NoSuchAdapter { .. }
         | ModelError::TokenOutOfRange { .. }
         | ModelError::PositionOutOfRange { .. } => Exit::BadData,
-        ModelError::Tch(_) => Exit::Internal,
+        ModelError::Kernel(_) | ModelError::Tch(_) => Exit::Internal,
     }
 }
