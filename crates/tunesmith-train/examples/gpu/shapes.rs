@@ -56,7 +56,7 @@ impl Shape {
         std::fs::write(dir.join("config.json"), self.json)?;
         let config = Config::from_dir(&dir).with_context(|| format!("the shape {}", self.name));
         std::fs::remove_dir_all(&dir)?;
-        Ok(config?)
+        config
     }
 }
 
