@@ -145,15 +145,14 @@ impl<E: Element> Product<E> {
                 }
                 i += E::RUN;
             }
-            let sums: [[f32; 4]; M];
-            if M == 4 {
+            let sums: [[f32; 4]; M] = if M == 4 {
                 // In order, as values: a view of `acc` would keep it out of the registers.
                 let all: [S::V; LANES] = std::array::from_fn(|i| acc[i / 4][i % 4]);
                 let all = S::to_array(S::sums(&all));
-                sums = std::array::from_fn(|r| std::array::from_fn(|o| all[r * 4 + o]));
+                std::array::from_fn(|r| std::array::from_fn(|o| all[r * 4 + o]))
             } else {
-                sums = acc.map(|of_row| of_row.map(|x| S::sum(x)));
-            }
+                acc.map(|of_row| of_row.map(|x| S::sum(x)))
+            };
             for r in 0..M {
                 for o in 0..n {
                     let mut sum = sums[r][o];
