@@ -6,9 +6,9 @@
 
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
-use tunesmith_model::{Config, LoadOptions, TensorFile, Transformer};
+use tunesmith_model::{Config, LoadOptions, TensorFile, Transformer, gguf::Gguf};
 use tunesmith_tokens::Template;
-use tunesmith_train::{Checkpoint, Disk};
+use tunesmith_train::{Checkpoint, Disk, RunState};
 
 /// A parser, by what it reads.
 pub struct Target {
@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "model.safetensors",
         seeds: || vec![golden("models/llama3/model.safetensors")],
@@ -39,6 +39,14 @@ pub const TARGETS: [Target; 5] = [
     Target { name: "config.json", seeds: config_seeds, accepts: config, rounds: 3000 },
     Target { name: "chat_template.jinja", seeds: template_seeds, accepts: template, rounds: 2000 },
     Target { name: "MANIFEST.json", seeds: manifest_seeds, accepts: manifest, rounds: 500 },
+    Target { name: "state.json", seeds: state_seeds, accepts: state, rounds: 3000 },
+    Target {
+        name: "model.gguf",
+        seeds: || vec![golden("gguf/blocks.gguf")],
+        accepts: gguf,
+        rounds: 1000,
+    },
+    Target { name: "adapter_config.json", seeds: adapter_seeds, accepts: adapter, rounds: 300 },
 ];
 
 fn golden(path: &str) -> Vec<u8> {
@@ -95,6 +103,38 @@ pub fn manifest(bytes: &[u8]) -> bool {
     }
     fs::write(checkpoint.join("MANIFEST.json"), bytes).expect("a manifest");
     Checkpoint::newest(&Disk::default(), dir.path()).is_ok_and(|found| found.is_some())
+}
+
+/// The state of a checkpoint: its manifest would refuse other bytes, so they go to the parser alone.
+pub fn state(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<RunState>(bytes).is_ok()
+}
+
+/// A GGUF file, each tensor of which is read.
+pub fn gguf(bytes: &[u8]) -> bool {
+    let (_dir, path) = file("model.gguf", bytes);
+    Gguf::open(&path).is_ok_and(|gguf| {
+        let _ = gguf.config_json(); // which a file without a model's metadata refuses
+        gguf.names().all(|name| gguf.tensor(name).is_ok())
+    })
+}
+
+/// The configuration of an adapter, beside its weights.
+pub fn adapter(bytes: &[u8]) -> bool {
+    let (dir, _) = file("adapter_config.json", bytes);
+    let weights = golden("adapters/llama-all/adapter_model.safetensors");
+    fs::write(dir.path().join("adapter_model.safetensors"), weights).expect("weights");
+    let options = LoadOptions::frozen(tch::Kind::Float, tch::Device::Cpu);
+    let mut model = Transformer::load(&crate::golden("models/llama3"), options).expect("a model");
+    model.load_adapter(dir.path(), false).is_ok()
+}
+
+fn state_seeds() -> Vec<Vec<u8>> {
+    vec![golden("checkpoint-format-1/run/checkpoints/step-000000004/state.json")]
+}
+
+fn adapter_seeds() -> Vec<Vec<u8>> {
+    vec![golden("adapters/llama-all/adapter_config.json")]
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {

@@ -11,6 +11,22 @@ fn mutated_files_are_read_or_refused_and_never_panic() {
     }
 }
 
+/// Every parser has its target in `fuzz/`, and every target its entry there.
+#[test]
+fn each_parser_is_a_fuzz_target() {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let mut n_ours = 0;
+    for entry in std::fs::read_dir(fuzz.join("fuzz_targets")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        n_ours += usize::from(text.contains(&format!("tunesmith_tests::hostile::{name}(bytes)")));
+    }
+    assert_eq!(n_ours, TARGETS.len());
+}
+
 #[test]
 fn what_did_harm_elsewhere_is_refused() {
     let deep = |open: &str, close: &str| {

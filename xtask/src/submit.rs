@@ -73,9 +73,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         std::fs::write(&path, text).with_context(|| path.display().to_string()).map(|()| path)
     };
     write("recipe.toml", &output.stdout)?;
-    let carried =
-        CARRIED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-    let text = script(&job, &binary, &out, &folder, &std::env::current_dir()?, carried.collect());
+    let carried = carried(&|name| std::env::var(name).ok())?;
+    let text = script(&job, &binary, &out, &folder, &std::env::current_dir()?, carried);
     let path = write("job.sh", text.as_bytes())?;
     let sbatch = Cmd::new("sbatch").args(["--parsable".into(), path.clone().into_os_string()]);
     if dry_run {
@@ -89,6 +88,22 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         bail!("sbatch refused {}", path.display());
     }
     Ok(())
+}
+
+/// The variables of `environment` that go into the job's script, which others may read.
+fn carried(environment: &dyn Fn(&str) -> Option<String>) -> Result<Vec<(String, String)>> {
+    let mut carried = Vec::new();
+    for name in CARRIED {
+        let Some(value) = environment(name) else { continue };
+        if value.split_once("://").is_some_and(|(_, rest)| rest.contains('@')) {
+            bail!(
+                "{name}: an address with a user or a password in it does not go into a job's script\n\
+                 help: leave them out of {name}; the Hub's token is read from the file that `hf auth login` writes"
+            );
+        }
+        carried.push((name.to_owned(), value));
+    }
+    Ok(carried)
 }
 
 fn parse(arguments: &[OsString]) -> Result<(Job, Vec<String>, bool)> {
@@ -259,6 +274,24 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         let checked = std::process::Command::new("bash").arg("-n").arg(&path).status().unwrap();
         assert!(checked.success(), "{text}");
+    }
+
+    #[test]
+    fn no_secret_of_the_submitter_is_in_the_script() {
+        let canary = "hf_canary0123456789";
+        let environment = |name: &str| match name {
+            "HF_HOME" => Some("/hub".to_owned()),
+            "HF_HUB_CACHE" | "HF_ENDPOINT" | "LD_LIBRARY_PATH" => None,
+            _ => Some(canary.to_owned()), // HF_TOKEN, and whatever else there is
+        };
+        let (job, ..) = parse(&words("-- x")).unwrap();
+        let here = Path::new("/h");
+        let text = script(&job, here, here, here, here, carried(&environment).unwrap());
+        assert!(text.contains("export HF_HOME='/hub'") || text.contains("export HF_HOME=/hub"));
+        assert!(!text.contains(canary), "{text}");
+        let with_password = |_: &str| Some(format!("https://me:{canary}@hub.example"));
+        let error = carried(&with_password).unwrap_err().to_string();
+        assert!(!error.contains(canary) && error.contains("HF_HOME"), "{error}");
     }
 
     /// The end of the script, with a step that ends with each code, and a Slurm that takes notes.
