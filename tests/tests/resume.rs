@@ -153,6 +153,19 @@ fn a_checkpoint_of_the_first_format_goes_on_as_it_would_have() {
 }
 
 #[test]
+fn a_save_that_training_waits_for_is_the_same() {
+    let place = place();
+    let train = format!("{TRAIN} --max-steps 9 --save-every 2");
+    place.ok(&format!("{train} --out beside"));
+    place.ok(&format!("{train} --set train.save_in_background=false --out waited"));
+    assert_same(&place, "beside", "waited");
+    // It may change when a run goes on.
+    place
+        .ok(&format!("{train} --max-steps 11 --out waited --resume").replace("--max-steps 9 ", ""));
+    assert_eq!(place.losses("waited").len(), 11);
+}
+
+#[test]
 fn epochs_are_resumed_too() {
     let place = place();
     let train = format!("{TRAIN} --epochs 3 --batch 1 --accumulate 3 --save-every 3");

@@ -43,11 +43,11 @@ pub(crate) fn rehearse_save(
     let snapshot = Snapshot::take(state, model, optimizer);
     snapshot.rehearse(&dir.checkpoints())?;
     let seconds = started.elapsed().as_secs_f64();
-    let size = tunesmith_report::format::si(snapshot.n_bytes() as f64);
+    let size = tunesmith_report::format::bytes(snapshot.n_bytes());
     match seconds < grace as f64 {
-        true => tracing::info!("a save takes {seconds:.1} s ({size}B); grace is {grace} s"),
+        true => tracing::info!("a save takes {seconds:.1} s ({size}); grace is {grace} s"),
         false => tracing::warn!(
-            "a save takes {seconds:.1} s ({size}B), longer than the grace of {grace} s: what a signal interrupts is lost back to the newest checkpoint; save often, or train fewer parameters"
+            "a save takes {seconds:.1} s ({size}), longer than the grace of {grace} s: what a signal interrupts is lost back to the newest checkpoint; save often, or train fewer parameters"
         ),
     }
     Ok(seconds)

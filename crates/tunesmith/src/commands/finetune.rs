@@ -43,8 +43,12 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         _ => Checkpoint::newest(&Disk::default(), &dir.checkpoints())?,
     };
     // What is there to lose is committed already. A run without a checkpoint makes one before it leaves.
-    if signals.leave_at_once(checkpoint.is_some()) && checkpoint.is_some() {
-        return Ok(Exit::Preempted.into()); // a signal has come while the program was loaded
+    if signals.leave_at_once(checkpoint.is_some())
+        && let Some(checkpoint) = &checkpoint
+    {
+        // A signal has come while the program was loaded.
+        tracing::info!("stopped at step {}; continue with --resume", checkpoint.state.step);
+        return Ok(Exit::Preempted.into());
     }
     let made_with = checkpoint.as_ref().map(|c| &c.state.extra["identity"]);
     let began = made_with.and_then(|i| i["data.clock"].as_i64().or(i["clock"].as_i64()));
