@@ -3,7 +3,7 @@
 
 use crate::diagnostic::{Diagnostic, Level, kebab};
 use crate::facts::{Facts, NOTES};
-use crate::{DataError, Dataset, RowError};
+use crate::{DataError, Dataset, Fault, RowError};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +11,8 @@ use tunesmith_tokens::Encoder;
 
 /// Rows looked at together: their facts are all that is held of them.
 pub(crate) const BLOCK: u64 = 4096;
+/// Kinds of errors that are told apart, at most: a file may spell a new role in every row.
+const MAX_KINDS: usize = 1000;
 /// Rows named in a line of the summary.
 const NAMED: usize = 3;
 
@@ -101,7 +103,11 @@ impl CheckReport {
             self.errors.push(error);
             return false; // a file that cannot be read fails alike on each of its rows
         };
-        let alike = self.alike.entry(kind(row_error)).or_default();
+        let mut kind = kind(row_error);
+        if self.alike.len() >= MAX_KINDS && !self.alike.contains_key(&kind) {
+            kind = row_error.fault.code().to_owned();
+        }
+        let alike = self.alike.entry(kind).or_default();
         alike.add(row);
         if alike.count == 1 && self.errors.len() < limit {
             self.errors.push(error);
@@ -144,12 +150,17 @@ impl CheckReport {
     }
 }
 
-/// What rows that are alike have in common: the fault, and its place with `*` for the number of a message.
+/// What rows that are alike have in common: the fault, its place with `*` for the number of a message, and the role where
+/// that is the fault, because each is mapped on its own.
 fn kind(error: &RowError) -> String {
     let is_number = |step: &str| !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());
     let step = |step| if is_number(step) { "*" } else { step };
     let place: Vec<&str> = error.pointer.split('/').map(step).collect();
-    format!("{} {}", error.fault.code(), place.join("/")).trim_end().to_owned()
+    let role = match &error.fault {
+        Fault::UnknownRole { role } => role.chars().take(40).collect(),
+        _ => String::new(),
+    };
+    format!("{} {} {role}", error.fault.code(), place.join("/")).trim_end().to_owned()
 }
 
 fn meaning(note: &str) -> &'static str {

@@ -112,6 +112,9 @@ pub struct DatasetConfig {
     /// What is left out before training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean: Option<CleanKnobs>,
+    /// Whether `splits` were written down, and are not where the Hub usually has them.
+    #[serde(skip)]
+    pub(crate) has_own_splits: bool,
 }
 
 /// A data set repository on the Hugging Face Hub.
@@ -285,6 +288,18 @@ impl DatasetConfig {
         Self { splits, ..Self::default() }
     }
 
+    /// A data set of the Hub by its id, with its splits where the Hub usually has them.
+    pub fn of_hub(repo: &str, subset: Option<&str>) -> Self {
+        let hub = HubRepo {
+            repo: repo.to_owned(),
+            revision: main_branch(),
+            subset: subset.map(str::to_owned),
+        };
+        let mut config = Self { hub: Some(hub), ..Self::default() };
+        config.lay_out();
+        config
+    }
+
     /// Parses the text of a TOML file; `place` names it in messages.
     ///
     /// # Errors
@@ -318,6 +333,7 @@ impl DatasetConfig {
             one_of(template, TEMPLATES, "template", place)?;
         }
         let mut config: Self = toml::from_str(text).map_err(broken)?;
+        config.has_own_splits = !config.splits.is_empty();
         config.lay_out();
         config.check(place)?;
         Ok(config)
@@ -428,7 +444,7 @@ fn one_of(value: &str, known: &[&str], key: &str, place: &str) -> Result<(), Dat
     if known.contains(&value) { Ok(()) } else { Err(unknown(value, known, key, place)) }
 }
 
-fn unknown(value: &str, known: &[&str], key: &str, place: &str) -> DataError {
+pub(crate) fn unknown(value: &str, known: &[&str], key: &str, place: &str) -> DataError {
     let help = suggest::nearest(value, known.iter().copied())
         .map(|near| format!("did you mean `{near}`?"));
     let problem = format!("{key}: expected one of {}, found `{value}`", suggest::list(known));

@@ -9,6 +9,7 @@ use crate::source::{FileKnobs, Row, Source, expand};
 use crate::{DatasetConfig, fingerprint};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use tunesmith_tokens::Sample;
 
 /// How rows are read, where the files alone do not say it.
@@ -66,6 +67,8 @@ pub struct Dataset {
     /// Rows that are left out, in their order, and why.
     pub(crate) dropped: Vec<(u64, &'static str)>,
     n_rows: u64,
+    /// Computed once: it reads all files, and they must not change.
+    fingerprint: OnceLock<String>,
 }
 
 impl Dataset {
@@ -130,7 +133,8 @@ impl Dataset {
         }
         let n_rows = source.len();
         tracing::debug!(rows = n_rows, files = files.len(), "opened a data set");
-        Ok(Self { files, source, adapters, mix, prepared: None, dropped: Vec::new(), n_rows })
+        let (prepared, dropped, fingerprint) = (None, Vec::new(), OnceLock::new());
+        Ok(Self { files, source, adapters, mix, prepared, dropped, n_rows, fingerprint })
     }
 
     /// The same data set without what follows its first `rows` rows (at least one); sources are no longer mixed.
@@ -215,7 +219,11 @@ impl Dataset {
     /// # Errors
     /// A file that cannot be read any more.
     pub fn fingerprint(&self) -> Result<String, DataError> {
-        fingerprint::fingerprint(&self.files)
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known.clone());
+        }
+        let fresh = fingerprint::fingerprint(&self.files)?;
+        Ok(self.fingerprint.get_or_init(|| fresh).clone())
     }
 
     /// What its rows are, as a short name: the files' content, how they are read, and how often each part is drawn.

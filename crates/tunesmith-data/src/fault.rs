@@ -189,6 +189,12 @@ pub enum Fault {
         /// What is read at most.
         limit: u64,
     },
+    /// A number that is none, such as tables have where a value is missing.
+    #[error("expected a number, found {found}")]
+    NotFinite {
+        /// NaN or an infinity.
+        found: f64,
+    },
     /// A column type that has no meaning as text, number or list.
     #[error("expected text, numbers, lists or structs, found a column of type {found}")]
     ColumnType {
@@ -229,6 +235,7 @@ impl Fault {
             Self::StepCount { .. } => "labels do not fit",
             Self::LabelCount { .. } | Self::ForeignLabel { .. } => "labels do not fit",
             Self::CellCount { .. } => "wrong number of cells",
+            Self::NotFinite { .. } => "no number",
             Self::Unreadable { .. } => "unreadable",
             Self::Json { .. } => "malformed JSON",
             Self::Truncated { .. } => "file ends inside the row",

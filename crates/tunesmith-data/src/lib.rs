@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod cache_dir;
+mod card;
 mod config;
 mod error;
 mod fault;
@@ -8,6 +9,7 @@ mod llama_factory;
 mod shape;
 mod source;
 mod suggest;
+mod yaml;
 
 mod check;
 mod clean;
@@ -28,6 +30,7 @@ mod stream;
 mod window;
 
 pub use cache_dir::cache_dir;
+pub use card::Card;
 pub use check::{Alike, CheckReport};
 pub use clean::{CleanKnobs, Cleaning, Pair};
 pub use config::{DatasetConfig, HubRepo, Patterns};
@@ -38,7 +41,7 @@ pub use examples::Examples;
 pub use fault::{Fault, Place, RowError};
 pub use fingerprint::fingerprint;
 pub use ledger::Ledger;
-pub use prepared::{Prepared, Written};
+pub use prepared::{Prepared, PreparedKey, Written};
 pub use shape::Shape;
 pub use source::{FileKnobs, Format, Row, TextRows, expand};
 pub use stats::{Histogram, Stats};

@@ -427,3 +427,27 @@ fn rows_without_a_class_but_one() {
     let (stats, _) = open(path).stats(&encoder(64), Some(64), 20).unwrap();
     assert_eq!(stats.labels, [("0", 7), ("1", 7), ("2", 6)].map(|(l, n)| (l.to_owned(), n)).into());
 }
+
+#[test]
+fn the_table_of_cases_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["tests", "../tunesmith-hub/tests", "../../tests/tests"];
+    let table = std::fs::read_to_string(root.join("tests/README.md")).unwrap();
+    let rows: Vec<&str> =
+        table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #")).collect();
+    assert_eq!(rows.len(), 33);
+    for (row, number) in rows.iter().zip(1..) {
+        assert!(row.starts_with(&format!("| {number} | ")), "{row}");
+        let named = row.split('`').skip(1).step_by(2).filter_map(|name| name.split_once(": "));
+        let mut n_named = 0;
+        for (file, test) in named {
+            n_named += 1;
+            let code = folders
+                .iter()
+                .find_map(|folder| std::fs::read_to_string(root.join(folder).join(file)).ok());
+            let is_there = code.is_some_and(|code| code.contains(&format!("fn {test}()")));
+            assert!(is_there, "{file}: {test}");
+        }
+        assert!(n_named > 0, "{row}");
+    }
+}

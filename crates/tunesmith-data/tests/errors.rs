@@ -56,7 +56,7 @@ fn columns() {
         r#"{"foo": "a", "bar": "b"}"#,
         expect![[r#"
             rows.jsonl: the columns fit no row shape: found `foo`, `bar`
-            help: the shapes are tokens (`input_ids`), preference (`chosen`, `rejected`), stepwise-supervision (`prompt`, `completions`, `labels`), unpaired-preference (`prompt`, `completion`, `label`), messages (`messages`), sharegpt (`conversations`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), classification (`text`, `label`), text (`text`), prompt-only (`prompt`); `[columns]` in the data set's TOML names columns that go by other names"#]],
+            help: the shapes are tokens (`input_ids`), preference (`chosen`, `rejected`), stepwise-supervision (`prompt`, `completions`, `labels`), unpaired-preference (`prompt`, `completion`, `label`), messages (`messages`), sharegpt (`conversations`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), classification (`text`, `label`), text (`text`), prompt-answer (`prompt`, `answer`), prompt-only (`prompt`); `[columns]` in the data set's TOML names columns that go by other names"#]],
     );
     let as_messages =
         RowKnobs { shape: Some(tunesmith_data::Shape::Messages), ..Default::default() };
@@ -193,8 +193,8 @@ fn json() {
         "rows.jsonl",
         "{\"text\": \"a\"}\n{\"text\": NaN}\n",
         expect![[r#"
-        rows.jsonl: row 1 (line 2): expected value, at byte 23 of the file
-        help: `--on-bad-row skip` leaves such rows out and counts them"#]],
+            rows.jsonl: row 1 (line 2): expected a value of JSON, found NaN, at byte 23 of the file
+            help: `--on-bad-row skip` leaves such rows out and counts them"#]],
     );
     check_file(
         "rows.jsonl",
@@ -405,7 +405,7 @@ fn files() {
         "name,id\na,1\n",
         expect![[r#"
             rows.csv: the columns fit no row shape: found `name`, `id`
-            help: the shapes are tokens (`input_ids`), preference (`chosen`, `rejected`), stepwise-supervision (`prompt`, `completions`, `labels`), unpaired-preference (`prompt`, `completion`, `label`), messages (`messages`), sharegpt (`conversations`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), classification (`text`, `label`), text (`text`), prompt-only (`prompt`); `[columns]` in the data set's TOML names columns that go by other names"#]],
+            help: the shapes are tokens (`input_ids`), preference (`chosen`, `rejected`), stepwise-supervision (`prompt`, `completions`, `labels`), unpaired-preference (`prompt`, `completion`, `label`), messages (`messages`), sharegpt (`conversations`), alpaca (`instruction`, `output`), prompt-completion (`prompt`, `completion`), classification (`text`, `label`), text (`text`), prompt-answer (`prompt`, `answer`), prompt-only (`prompt`); `[columns]` in the data set's TOML names columns that go by other names"#]],
     );
     check_file(
         "rows.txt",
@@ -499,7 +499,7 @@ fn configs() {
     check(
         "shape = \"message\"",
         expect![[r#"
-            mine.toml: shape: expected one of `tokens`, `preference`, `stepwise-supervision`, `unpaired-preference`, `messages`, `sharegpt`, `alpaca`, `prompt-completion`, `classification`, `text`, `prompt-only`, found `message`
+            mine.toml: shape: expected one of `tokens`, `preference`, `stepwise-supervision`, `unpaired-preference`, `messages`, `sharegpt`, `alpaca`, `prompt-completion`, `classification`, `text`, `prompt-answer`, `prompt-only`, found `message`
             help: did you mean `messages`?"#]],
     );
     check(
@@ -517,7 +517,7 @@ fn configs() {
     check(
         "[columns]\nmesages = \"a\"",
         expect![[r#"
-            mine.toml: columns: expected one of `chat_template_kwargs`, `chosen`, `completion`, `completions`, `conversations`, `history`, `input`, `input_ids`, `instruction`, `label`, `labels`, `loss_weight`, `margin`, `messages`, `output`, `prompt`, `rejected`, `system`, `text`, `text_pair`, `tools`, `train`, found `mesages`
+            mine.toml: columns: expected one of `answer`, `chat_template_kwargs`, `chosen`, `completion`, `completions`, `conversations`, `history`, `input`, `input_ids`, `instruction`, `label`, `labels`, `loss_weight`, `margin`, `messages`, `output`, `prompt`, `rejected`, `reward`, `system`, `text`, `text_pair`, `tools`, `train`, found `mesages`
             help: did you mean `messages`?"#]],
     );
     check(

@@ -10,7 +10,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use targets::{dataset, rows};
+use targets::{card, dataset, rows};
 
 fn golden(name: &str) -> Vec<u8> {
     std::fs::read(Path::new("tests/golden").join(name)).unwrap()
@@ -28,6 +28,12 @@ fn mutated_files_are_read_or_refused_and_never_panic() {
     mutate::never_panics("rows.json", &[array.to_vec()], 1000, &|bytes| rows(bytes, "json"));
     let parquet = [golden("chats.parquet"), golden("codec-snappy.parquet")];
     mutate::never_panics("rows.parquet", &parquet, 600, &|bytes| rows(bytes, "parquet"));
+    let arrow = [golden("chats-file.arrow"), golden("chats-stream.arrow")];
+    mutate::never_panics("rows.arrow", &arrow, 600, &|bytes| rows(bytes, "arrow"));
+    let csv = b"text,label\n\"a, \"\"b\"\"\n\",1\n c,0\r\n";
+    mutate::never_panics("rows.csv", &[csv.to_vec()], 1000, &|bytes| rows(bytes, "csv"));
+    let readme = b"---\nlicense: mit\nconfigs:\n- config_name: de\n  data_files:\n  - split: train\n    path: [a-*, \"b\"]\n- config_name: fr\n  data_dir: fr\n  default: true\n---\n# Rows\n";
+    mutate::never_panics("README.md", &[readme.to_vec()], 2000, &card);
     let description = b"split = \"train\"\neval_split = \"held\"\nshape = \"messages\"\n[splits]\ntrain = [\"a*.jsonl\", \"b\"]\nheld = \"c.jsonl\"\n[columns]\nmessages = \"chat\"\n";
     mutate::never_panics("dataset.toml", &[description.to_vec()], 1000, &dataset);
 }
@@ -38,7 +44,12 @@ fn what_did_harm_elsewhere_is_refused() {
         [open.repeat(200_000), close.repeat(200_000)].concat().into_bytes()
     };
     type Accepts = fn(&[u8]) -> bool;
-    let cases: [(&str, Accepts, Vec<u8>); 5] = [
+    let head = |yaml: String| format!("---\n{yaml}\n---\n").into_bytes();
+    let twice = |i: usize| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","));
+    let aliases: String = (1..30).map(twice).collect();
+    let cases: [(&str, Accepts, Vec<u8>); 7] = [
+        ("deep YAML", card, head(format!("configs: {}", "[".repeat(200_000)))),
+        ("aliases of aliases", card, head(format!("a0: &a0 lol\n{aliases}configs: *a29"))),
         ("deep JSON as a row", |b| rows(b, "jsonl"), deep("{\"a\":", "}")),
         ("deep JSON as an array", |b| rows(b, "json"), deep("[", "]")),
         ("deep TOML", dataset, [b"a = ".to_vec(), deep("[", "]")].concat()),

@@ -6,8 +6,11 @@ mod common;
 use common::{encoder, file, golden, knobs, rest};
 use std::path::Path;
 use std::sync::Arc;
-use tunesmith_data::tokens::{EncodeKnobs, TrainOn};
-use tunesmith_data::{Dataset, OnBadRow, Prepared, RowKnobs, Shape, Stream, StreamKnobs};
+use tunesmith_data::tokens::{BatchSource, EncodeKnobs, TrainOn};
+use tunesmith_data::{
+    DataError, Dataset, ErrorKind, OnBadRow, Prepared, PreparedKey, RowKnobs, Shape, Stream,
+    StreamKnobs,
+};
 
 fn read(path: &Path) -> Dataset {
     Dataset::open(&[path], &RowKnobs::default()).unwrap()
@@ -28,7 +31,8 @@ fn batches_are_those_of_the_rows() {
 
     let knobs = StreamKnobs { on_bad_row: OnBadRow::Skip, ..knobs() };
     let stream = |dataset| Stream::new(Arc::new(dataset), encoder.clone(), knobs.clone()).unwrap();
-    let prepared = || Prepared::open(&written.path, encoder.knobs()).unwrap();
+    let key = read(&path).prepared_key("tiny", encoder.knobs()).unwrap();
+    let prepared = || Prepared::open(&written.path, &key).unwrap();
     let mut plain = stream(read(&path));
     let mut mapped = stream(read(&path).with_prepared(prepared()).unwrap());
     assert_eq!(rest(&mut mapped), rest(&mut plain));
@@ -40,25 +44,48 @@ fn batches_are_those_of_the_rows() {
 }
 
 #[test]
-fn the_name_depends_on_all_that_matters() {
-    let (_folder, path) = file("rows.jsonl", "{\"text\": \"a\", \"body\": \"b\"}\n");
-    let name = |dataset: &Dataset, model: &str, knobs| dataset.prepared_name(model, knobs).unwrap();
-    let knobs = EncodeKnobs::default();
-    let base = name(&read(&path), "m", knobs);
-    assert_eq!(name(&read(&path), "m", knobs), base);
-    let mut names = vec![base];
-    names.push(name(&read(&path), "n", knobs));
-    names.push(name(&read(&path), "m", EncodeKnobs { max_len: Some(3), ..knobs }));
-    names.push(name(&read(&path), "m", EncodeKnobs { train_on: TrainOn::Everything, ..knobs }));
+fn the_key_depends_on_all_that_matters() {
+    let (folder, path) = file("rows.jsonl", "{\"text\": \"a\", \"body\": \"b\"}\n");
+    let knobs = EncodeKnobs { max_len: Some(256), ..EncodeKnobs::default() };
+    let key = |dataset: &Dataset, model: &str, knobs| dataset.prepared_key(model, knobs).unwrap();
+    let base = key(&read(&path), "m", knobs);
+    assert_eq!(key(&read(&path), "m", knobs), base);
+    let encoder = encoder(256);
+    assert_eq!(encoder.knobs(), knobs);
+    let written = read(&path).prepare(&encoder, "m", folder.path()).unwrap();
+    assert!(written.path.ends_with(base.file_name()));
+    assert_eq!(
+        read(&path).with_prepared(Prepared::open(&written.path, &base).unwrap()).unwrap().len(),
+        1
+    );
+
     let columns = [("text".to_owned(), "body".to_owned())].into();
     let body = RowKnobs { shape: Some(Shape::Text), columns, ..Default::default() };
-    names.push(name(&Dataset::open(&[&path], &body).unwrap(), "m", knobs));
-    std::fs::write(&path, "{\"text\": \"c\", \"body\": \"b\"}\n").unwrap();
-    names.push(name(&read(&path), "m", knobs));
-    let n = names.len();
-    names.sort();
-    names.dedup();
-    assert_eq!(names.len(), n);
+    let mut others: Vec<(&str, PreparedKey)> = vec![
+        ("tokenizer or template", key(&read(&path), "n", knobs)),
+        (
+            "options of the encoder",
+            key(&read(&path), "m", EncodeKnobs { max_len: Some(3), ..knobs }),
+        ),
+        (
+            "options of the encoder",
+            key(&read(&path), "m", EncodeKnobs { train_on: TrainOn::Everything, ..knobs }),
+        ),
+        ("rules for reading rows", key(&Dataset::open(&[&path], &body).unwrap(), "m", knobs)),
+    ];
+    std::fs::write(&path, "{\"text\": \"c\", \"body\": \"b\"}\n").unwrap(); // as long as it was
+    others.push(("data files", key(&read(&path), "m", knobs)));
+    for (what, other) in others {
+        assert_ne!(other.file_name(), base.file_name(), "{what}");
+        let error = Prepared::open(&written.path, &other).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadData);
+        let expected = format!(
+            "{}: expected the tokens of this run, found those of other {what}\n\
+             help: prepare the data set again: `tunesmith data prepare`",
+            written.path.display()
+        );
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 #[test]
@@ -66,22 +93,70 @@ fn damaged_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = encoder(256);
     let written = read(&golden("chats.jsonl")).prepare(&encoder, "tiny", folder.path()).unwrap();
+    let key = read(&golden("chats.jsonl")).prepared_key("tiny", encoder.knobs()).unwrap();
     let sound = std::fs::read(&written.path).unwrap();
+    let path = folder.path().join("damaged");
     let open = |bytes: &[u8]| {
-        let path = folder.path().join("damaged");
         std::fs::write(&path, bytes).unwrap();
-        Prepared::open(&path, encoder.knobs())
+        Prepared::open(&path, &key)
     };
-    for cut in [0, 7, 31, 32, sound.len() / 2, sound.len() - 1] {
-        assert!(open(&sound[..cut]).is_err(), "{cut} bytes");
+    for cut in 0..sound.len() {
+        if cut < 400 || cut + 2000 > sound.len() || cut.is_multiple_of(997) {
+            assert!(open(&sound[..cut]).is_err(), "{cut} bytes");
+        }
+    }
+    let longer = [&sound[..], &[0]].concat();
+    assert!(open(&longer).is_err());
+    // Wherever a bit flips, nothing of the file is trained: what is no row is found at once, a row when it is read.
+    let read_all = |prepared: Prepared| -> Result<(), DataError> {
+        let dataset = Arc::new(read(&golden("chats.jsonl")).with_prepared(prepared)?);
+        let mut stream = Stream::new(dataset, encoder.clone(), knobs()).unwrap();
+        while stream.next().map_err(|error| *error.downcast::<DataError>().unwrap())?.is_some() {}
+        Ok(())
+    };
+    read_all(open(&sound).unwrap()).unwrap();
+    let step = sound.len() / 300;
+    for at in (0..sound.len()).step_by(step) {
+        let mut other = sound.clone();
+        other[at] ^= 1 << (at % 8);
+        let error = open(&other).and_then(read_all).expect_err(&format!("byte {at}"));
+        let text = error.to_string();
+        assert!(text.starts_with(path.to_str().unwrap()) && text.contains("\nhelp: "), "{text}");
     }
     let mut other = sound.clone();
-    other[8] = 9; // another version
-    assert!(open(&other).is_err());
-    let mut other = sound.clone();
-    other[32] = 200; // row 0 claims two hundred examples
+    other[1000] ^= 4;
     let dataset = read(&golden("chats.jsonl")).with_prepared(open(&other).unwrap()).unwrap();
-    let error = dataset.row_examples(0, &encoder).unwrap_err().to_string();
-    assert!(error.contains("row 0 is damaged\nhelp: delete the file"), "{error}");
-    assert!(dataset.row_examples(1, &encoder).is_ok());
+    let error = dataset.row_examples(0, &encoder).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}: bytes 168 to {} do not have their checksum, and row 0 stands there\n\
+             help: delete the file, and prepare the data set again",
+            path.display(),
+            sound.len() - 8 * 49 - 32 - 32
+        )
+    );
+}
+
+#[test]
+fn rows_across_blocks_come_out_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    // rows of 40 KB and one of 600 KB, over several blocks
+    let ids = |n: usize, seed: usize| (0..n).map(|i| (i * 31 + seed) % 90).collect::<Vec<_>>();
+    let rows: Vec<String> = (0..12)
+        .map(|row| serde_json::json!({"input_ids": ids(if row == 7 { 150_000 } else { 10_000 }, row)}))
+        .map(|row| format!("{row}\n"))
+        .collect();
+    let (_rows, path) = file("rows.jsonl", rows.concat());
+    let encoder = tunesmith_data::tokens::Encoder::without_tokenizer(EncodeKnobs::default());
+    let written = read(&path).prepare(&encoder, "none", folder.path()).unwrap();
+    assert!(written.bytes > 5 * (128 << 10));
+    let key = read(&path).prepared_key("none", encoder.knobs()).unwrap();
+    let mapped = read(&path).with_prepared(Prepared::open(&written.path, &key).unwrap()).unwrap();
+    for row in (0..12).rev() {
+        assert_eq!(
+            mapped.row_examples(row, &encoder).unwrap(),
+            read(&path).row_examples(row, &encoder).unwrap()
+        );
+    }
 }

@@ -146,11 +146,12 @@ fn alpaca_with_history_and_system() {
 #[test]
 fn prompts_alone() {
     let (shape, sample) = read(json!({"prompt": "a", "answer": "b"}));
-    assert_eq!(shape, Shape::PromptOnly);
+    assert_eq!(shape, Shape::PromptAnswer); // whatever the answer is used for, it is not trained
     assert!(matches!(&sample, Sample::Prompt(_)));
     assert_eq!(messages(&sample), json!([say("user", "a")]));
     let turns = json!([say("system", "s"), say("user", "a")]);
-    assert_eq!(messages(&read(json!({"prompt": turns})).1), turns);
+    let (shape, sample) = read(json!({"prompt": turns}));
+    assert_eq!((shape, messages(&sample)), (Shape::PromptOnly, turns));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! no test of shapes finds, so the same render serves training, sampling and serving, and the text equals that of
 //! Jinja2 under transformers' settings, character by character.
 
+mod bounds;
 mod clock;
 mod environment;
 mod files;

@@ -55,7 +55,8 @@ fn what_agrees_is_certified_and_can_be_kept() {
         certificate.holds().unwrap();
         certificate.fits(&encoder).unwrap();
         let counts = [&certificate.prefix, &certificate.stop, &certificate.bos].map(|f| f.checked);
-        assert_eq!((counts, certificate.skipped), ([4, 5, 5], 0), "{kind}");
+        assert_eq!((counts, certificate.skipped), ([5, 5, 5], 0), "{kind}");
+        assert_eq!((certificate.served.checked, certificate.served.failed), (4, 0));
         assert!(certificate.probes.iter().all(Option::is_some));
         let text = serde_json::to_string(&certificate).unwrap();
         assert_eq!(serde_json::from_str::<Certificate>(&text).unwrap(), certificate);
@@ -68,7 +69,7 @@ fn what_differs_is_named() {
     let message = |template: &str| first(&encoder("bytes", template), &samples);
     let opened = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'");
     expect![[r#"
-        2 of 2 prompts are not the beginning of what is trained: row 5, message 1: the prompt that asks for this message is not the beginning of the conversation: after "user\na<|im_end|>\n<|im_start|>assistant\n" the prompt has "<think>", the conversation "b"
+        3 of 3 prompts are not the beginning of what is trained: row 5, message 1: the prompt that asks for this message is not the beginning of the conversation: after "user\na<|im_end|>\n<|im_start|>assistant\n" the prompt has "<think>", the conversation "b"
         help: the model will be sampled with another text than it is trained on; use a template whose history does not change as turns are added"#]].assert_eq(&message(&opened));
     let open_end = "{% for m in messages %}{{ m.role + ':\n' }}{% generation %}{{ m.content }}{% endgeneration %}\
         {{ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}";
@@ -82,6 +83,23 @@ fn what_differs_is_named() {
     expect![[r#"
         1 of 1 prompts are not the beginning of what is trained: row 5: the prompt's tokens change when the completion follows: after 5 equal ones the prompt has "Ġ", the whole text "Ġi"
         help: end prompts where a token ends, for example before a space and not behind it"#]].assert_eq(&first(&encoder("bytes", CHATML), &[completion]));
+}
+
+#[test]
+fn a_prompt_that_is_refused_is_no_other_prompt() {
+    let refuses = "{% if add_generation_prompt and messages | length > 1 %}\
+        {{ raise_exception('one question only') }}{% endif %}";
+    let encoder = encoder("bytes", &[refuses, CHATML].concat());
+    let certificate = certify(&encoder, &[chat(&["a", "b", "c", "d"]), chat(&["a", "b"])]);
+    certificate.holds().unwrap();
+    assert_eq!((certificate.prefix.checked, certificate.prefix.failed), (2, 0));
+    assert_eq!((certificate.served.checked, certificate.served.failed), (3, 1));
+    expect!["row 5, message 3: the chat template refuses this conversation: one question only, when it renders the prompt that asks for this message"].assert_eq(&certificate.served.first.clone().unwrap());
+    // both at once: the tokens that differ are still a disagreement
+    let opened = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'");
+    let encoder = self::encoder("bytes", &[refuses, &opened].concat());
+    let error = first(&encoder, &[chat(&["a", "b", "c", "d"])]);
+    assert!(error.starts_with("1 of 1 prompts are not the beginning"), "{error}");
 }
 
 #[test]

@@ -325,8 +325,14 @@ pub(crate) struct PrepareArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
     /// Tokens of a packed row; longer rows are cut
-    #[arg(long, default_value_t = Recipe::default().data.seq_len)]
-    pub(crate) seq_len: usize,
+    #[arg(long)]
+    pub(crate) seq_len: Option<String>,
+    /// The recipe that will train on them: a name in configs/recipes, or a TOML file
+    #[arg(long)]
+    pub(crate) recipe: Option<String>,
+    /// Set any value of the recipe, such as data.train_on=everything
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// The folder to write into [default: where finetune looks]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
@@ -348,7 +354,7 @@ pub(crate) struct ShowArgs {
 }
 
 /// A data set read by the tokens of a model.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct InputArgs {
     /// A name in configs/datasets, a TOML file, or a data file or folder
     #[arg(long)]

@@ -15,6 +15,7 @@ const FREE: [&str; 18] = [
     "model.device",
     "data.dataset",
     "data.eval_rows",
+    "data.prepared",
     "train.max_steps",
     "train.epochs",
     "train.save_every",

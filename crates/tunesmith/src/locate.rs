@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use tunesmith_data::{CleanKnobs, Cleaning, Dataset, DatasetConfig, Part, RowKnobs};
+use tunesmith_data::{Card, CleanKnobs, Cleaning, Dataset, DatasetConfig, Format, Part, RowKnobs};
 use tunesmith_hub::{Hub, HubError};
 
 /// The model that ships in `data/`, relative to [`home`].
@@ -134,7 +134,8 @@ impl LocatedData {
 }
 
 /// Finds a data set; its evaluation split is fetched only if it is wanted: a name in `configs/datasets`, a TOML file, an
-/// entry of a `dataset_info.json` (its path, a colon, the entry's name), or a data file, folder or pattern.
+/// entry of a `dataset_info.json` (its path, a colon, the entry's name), a data file, folder or pattern, or `owner/name` on
+/// the Hub. Behind a folder or a name of the Hub may stand a colon and a subset.
 pub(crate) fn dataset(text: &str, source: SourceChoice, with_eval: bool) -> Result<LocatedData> {
     let (name, config) = named(text)?;
     if config.mix.is_empty() {
@@ -159,6 +160,18 @@ fn named(text: &str) -> Result<(String, DatasetConfig)> {
     {
         return Ok((entry.to_owned(), DatasetConfig::from_dataset_info(Path::new(info), entry)?));
     }
+    let (repo, subset) = match text.rsplit_once(':') {
+        Some((repo, subset)) => (repo, Some(subset)),
+        None => (text, None),
+    };
+    if Path::new(repo).is_dir() {
+        let name = Path::new(repo).file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = [name, subset.map(str::to_owned)].into_iter().flatten().collect::<Vec<_>>();
+        return Ok((name.join("-"), DatasetConfig::of_folder(Path::new(repo), subset)?));
+    }
+    if is_hub_data(repo) {
+        return Ok((repo.replace('/', "-"), DatasetConfig::of_hub(repo, subset)));
+    }
     let looks_like_path = path.exists() || text.contains(['/', '*', '.']);
     Ok(match looks_like_path {
         true if path.extension().is_some_and(|e| e == "toml") => {
@@ -169,14 +182,48 @@ fn named(text: &str) -> Result<(String, DatasetConfig)> {
     })
 }
 
+/// `owner/name` that is no path, not even a mistyped one.
+fn is_hub_data(text: &str) -> bool {
+    let folder = Path::new(text).parent().filter(|parent| !parent.as_os_str().is_empty());
+    folder.is_some_and(|folder| !folder.exists())
+        && is_hub_id(text)
+        && Format::of_name(Path::new(text)).is_none()
+        && Path::new(text).extension().is_none_or(|ending| ending != "toml")
+}
+
+/// The splits that the repository's README.md declares, where it does and nothing else says where they are.
+fn from_card(config: &mut DatasetConfig) -> Result<()> {
+    let Some(hub) = config.hub.clone().filter(|_| config.wants_card()) else { return Ok(()) };
+    let readme = Hub::from_env()
+        .and_then(|client| client.dataset(&hub.repo, Some(&hub.revision), &["README.md".into()]));
+    let readme = match readme {
+        Ok(files) => files,
+        // it has none; or its files cannot be had either, which is said where they are fetched
+        Err(HubError::FileNotFound { .. }) => return Ok(()),
+        Err(error) if error.is_unreachable() => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("data set {}", hub.repo)),
+    };
+    for path in readme {
+        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let place = format!("{}/README.md", hub.repo);
+        if let Some(card) = Card::parse(&String::from_utf8_lossy(&text), &place)? {
+            config.take_card(&card)?;
+        }
+    }
+    Ok(())
+}
+
 /// The files of one data set.
 fn files(
     name: String,
-    config: DatasetConfig,
+    mut config: DatasetConfig,
     split: Option<&str>,
     source: SourceChoice,
     with_eval: bool,
 ) -> Result<LocatedData> {
+    if source != SourceChoice::Sample || config.sample.is_none() {
+        from_card(&mut config)?;
+    }
     let (_, patterns) = config.split(split)?;
     let eval_patterns = match config.eval_split.as_deref() {
         // Files on this disk cost nothing to name; those of the Hub would have to be fetched.

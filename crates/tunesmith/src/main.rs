@@ -25,6 +25,7 @@ mod samples;
 mod saves;
 mod signals;
 mod threads;
+mod tokens;
 
 use clap::Parser;
 use cli::{Cli, Command, DataCommand};

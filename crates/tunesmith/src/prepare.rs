@@ -7,13 +7,14 @@ use crate::{
     locate::{self, LocatedData},
     objective::{ObjectiveKind, ObjectiveKnobs},
     recipe::{Layers, OnMismatch, Origin, Recipe},
+    tokens,
 };
 use anyhow::Result;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tunesmith_data::{Dataset, Prepared as PreparedTokens, Stream, StreamKnobs};
+use tunesmith_data::{Dataset, Stream, StreamKnobs, Written};
 use tunesmith_model::Config;
 use tunesmith_tokens::{Batch, Certificate, EncodeKnobs, Encoder, Sample, Template};
 
@@ -105,47 +106,59 @@ impl Plan {
         Ok(Self { recipe, layers, data, model_dir, warnings })
     }
 
-    /// Opens everything but the weights. `clock`: the present, in Unix seconds, for a template that tells the date; a
-    /// resumed run keeps the one it began with, so that its tokens stay the same.
-    pub(crate) fn prepare(self, clock: i64) -> Result<Prepared> {
-        let Self { mut recipe, mut layers, data, model_dir, mut warnings } = self;
-        let config = Config::from_dir(&model_dir)?;
+    /// The encoder of the run, for rows of the recipe's length where the model has as many positions. `clock`: the
+    /// present, in Unix seconds, for a template that tells the date; it is noted in the recipe.
+    fn encoder(&mut self, config: &Config, clock: i64) -> Result<Arc<Encoder>> {
+        let knobs = &self.recipe.data;
         let positions = config.max_position_embeddings as usize;
-        let max_len = recipe.data.seq_len.min(positions);
-        if max_len < recipe.data.seq_len && layers.origin("data.seq_len") != Origin::Default {
-            let seq_len = recipe.data.seq_len;
-            warnings.push(format!(
+        let max_len = knobs.seq_len.min(positions);
+        if max_len < knobs.seq_len && self.layers.origin("data.seq_len") != Origin::Default {
+            let seq_len = knobs.seq_len;
+            self.warnings.push(format!(
                 "data.seq_len = {seq_len}, and the model was made for {positions} positions: a longer row is cut there, and the ledger counts it"
             ));
         }
         let encode_knobs = EncodeKnobs {
             max_len: Some(max_len),
-            truncate: recipe.data.truncate,
-            train_on: recipe.data.train_on,
+            truncate: knobs.truncate,
+            train_on: knobs.train_on,
         };
-        let fallback = data.config.template.as_deref();
+        let fallback = self.data.config.template.as_deref();
         let load::Encoding { encoder, note } =
-            load::encoder(&model_dir, fallback, encode_knobs, Some(clock))?;
-        warnings.extend(note);
+            load::encoder(&self.model_dir, fallback, encode_knobs, Some(clock))?;
+        self.warnings.extend(note);
         if encoder.template().is_some_and(Template::tells_date) {
             let reason = Origin::Chosen("the start of the run".into());
-            layers.set("data.clock", &clock.to_string(), reason)?;
-            recipe.data.clock = clock;
+            self.layers.set("data.clock", &clock.to_string(), reason)?;
+            self.recipe.data.clock = clock;
         }
-        let knobs = &recipe.data;
-        let mut dataset = data.open()?;
-        // names what the data are, which costs a reading of them: only where something may be found
-        let folder = tunesmith_data::cache_dir().join("prepared");
-        if folder.is_dir() {
-            let clock = (recipe.data.clock != 0).then_some(recipe.data.clock);
-            let model = load::encoder_name(&model_dir, fallback, clock)?;
-            let tokens = folder.join(dataset.prepared_name(&model, encode_knobs)?);
-            if tokens.is_file() {
-                tracing::info!("tokens are taken from {}", tokens.display());
-                dataset = dataset.with_prepared(PreparedTokens::open(&tokens, encode_knobs)?)?;
-            }
-        }
+        Ok(encoder)
+    }
+
+    /// What names the encoder's tokenizer, template and clock.
+    fn encoder_name(&self) -> Result<String> {
+        let clock = Some(self.recipe.data.clock).filter(|clock| *clock != 0);
+        load::encoder_name(&self.model_dir, self.data.config.template.as_deref(), clock)
+    }
+
+    /// Writes the tokens that this run would train on into `folder`; see [`Dataset::prepare`].
+    pub(crate) fn write_tokens(mut self, clock: i64, folder: &Path) -> Result<(Written, Self)> {
+        let encoder = self.encoder(&Config::from_dir(&self.model_dir)?, clock)?;
+        let written = self.data.open()?.prepare(&encoder, &self.encoder_name()?, folder)?;
+        Ok((written, self))
+    }
+
+    /// Opens everything but the weights. `clock` as for the encoder; a resumed run keeps the one it began with, so that
+    /// its tokens stay the same.
+    pub(crate) fn prepare(mut self, clock: i64) -> Result<Prepared> {
+        let config = Config::from_dir(&self.model_dir)?;
+        let encoder = self.encoder(&config, clock)?;
+        let dataset = self.data.open()?;
+        let wanted = &self.recipe.data.prepared;
+        let dataset = tokens::attach(dataset, wanted, encoder.knobs(), || self.encoder_name())?;
         let dataset = Arc::new(dataset);
+        let Self { recipe, layers, data, model_dir, warnings } = self;
+        let knobs = &recipe.data;
         let stream_knobs = StreamKnobs {
             seed: recipe.seed,
             shuffle: knobs.shuffle,
@@ -262,6 +275,13 @@ impl Prepared {
                 return Err(Failure(Exit::BadData, format!("{text}\n{help}")).into());
             }
             self.warnings.push(text);
+        }
+        let served = &certificate.served;
+        if let Some(first) = &served.first {
+            self.warnings.push(format!(
+                "the template refuses {} of {} prompts, which nobody can ask after training: {first}",
+                served.failed, served.checked
+            ));
         }
         self.certificate = Some(certificate);
         Ok(())

@@ -122,6 +122,8 @@ pub(crate) struct DataKnobs {
     pub(crate) on_bad_row: OnBadRow,
     /// What happens where training and serving would see other tokens.
     pub(crate) on_mismatch: OnMismatch,
+    /// Tokens that `data prepare` wrote: the file or its folder; empty: where `data prepare` writes, if they are there.
+    pub(crate) prepared: String,
     /// The present that chat templates tell the date from, in Unix seconds; 0: the start of the run.
     pub(crate) clock: i64,
     /// Rows held out for evaluation, at most, taken from the data set's evaluation split.
@@ -183,6 +185,7 @@ impl Default for DataKnobs {
             train_on: TrainOn::default(),
             on_bad_row: OnBadRow::Stop,
             on_mismatch: OnMismatch::Stop,
+            prepared: String::new(),
             clock: 0,
             eval_rows: 100,
         }

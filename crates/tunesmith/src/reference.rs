@@ -65,7 +65,7 @@ fn key(prepared: &Prepared) -> Result<String> {
     for part in [
         base_hash(&prepared.model_dir)?,
         prepared.dataset.identity()?,
-        prepared.dataset.prepared_name(&encoder, prepared.encoder.knobs())?,
+        prepared.dataset.prepared_key(&encoder, prepared.encoder.knobs())?.file_name(),
         adapter,
         format!("{:?} {:?}", recipe.model, data.on_bad_row),
     ] {

@@ -7,6 +7,7 @@ mod alpaca;
 mod classification;
 mod messages;
 mod preference;
+mod prompt_answer;
 mod prompt_completion;
 mod stepwise;
 mod text;
@@ -40,6 +41,8 @@ pub enum Shape {
     Alpaca,
     /// `prompt` and `completion`: two texts, or two lists of messages.
     PromptCompletion,
+    /// `prompt`, and an `answer` to hold others against or the `reward` of one.
+    PromptAnswer,
     /// `prompt` alone: text or a list of messages.
     PromptOnly,
     /// `chosen` and `rejected`, the prompt apart or inside them.
@@ -58,7 +61,7 @@ pub enum Shape {
 
 impl Shape {
     /// All shapes, in the order in which columns are tried against them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tokens,
         Self::Preference,
         Self::StepwiseSupervision,
@@ -69,6 +72,7 @@ impl Shape {
         Self::PromptCompletion,
         Self::Classification,
         Self::Text,
+        Self::PromptAnswer,
         Self::PromptOnly,
     ];
 
@@ -79,6 +83,7 @@ impl Shape {
             Self::ShareGpt => "sharegpt",
             Self::Alpaca => "alpaca",
             Self::PromptCompletion => "prompt-completion",
+            Self::PromptAnswer => "prompt-answer",
             Self::PromptOnly => "prompt-only",
             Self::Preference => "preference",
             Self::UnpairedPreference => "unpaired-preference",
@@ -96,6 +101,7 @@ impl Shape {
             Self::ShareGpt => messages::SHAREGPT,
             Self::Alpaca => alpaca::REQUIRED,
             Self::PromptCompletion => prompt_completion::REQUIRED,
+            Self::PromptAnswer => prompt_answer::REQUIRED,
             Self::PromptOnly => prompt_completion::PROMPT_ONLY,
             Self::Preference => preference::REQUIRED,
             Self::UnpairedPreference => unpaired::REQUIRED,
@@ -112,6 +118,7 @@ impl Shape {
             Self::Messages | Self::ShareGpt => messages::OPTIONAL,
             Self::Alpaca => alpaca::OPTIONAL,
             Self::PromptCompletion | Self::PromptOnly => prompt_completion::OPTIONAL,
+            Self::PromptAnswer => prompt_answer::OPTIONAL,
             Self::Preference => preference::OPTIONAL,
             Self::UnpairedPreference => unpaired::OPTIONAL,
             Self::StepwiseSupervision => stepwise::OPTIONAL,
@@ -170,6 +177,7 @@ impl Adapter {
             Shape::Messages | Shape::ShareGpt => messages::sample(columns),
             Shape::Alpaca => alpaca::sample(columns),
             Shape::PromptCompletion => prompt_completion::sample(&mut columns),
+            Shape::PromptAnswer => prompt_answer::sample(columns),
             Shape::PromptOnly => prompt_completion::prompt_only(columns),
             Shape::Preference => preference::sample(columns),
             Shape::UnpairedPreference => unpaired::sample(columns),
@@ -298,6 +306,11 @@ impl Columns<'_> {
     /// Whether a column is there and not null.
     fn has(&self, column: &str) -> bool {
         self.row.get(named(&self.adapter.names, column)).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether a column is there, null or not.
+    fn names(&self, column: &str) -> bool {
+        self.row.contains_key(named(&self.adapter.names, column))
     }
 
     /// What the row says that it counts.

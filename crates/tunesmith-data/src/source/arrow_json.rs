@@ -48,8 +48,8 @@ fn value(array: &ArrayRef, row: usize) -> Faulty<Value> {
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
-        DataType::Float32 => float(array.as_primitive::<Float32Type>().value(row).into()),
-        DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Float32 => float(array.as_primitive::<Float32Type>().value(row).into())?,
+        DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row))?,
         DataType::List(_) => elements(&array.as_list::<i32>().value(row))?,
         DataType::LargeList(_) => elements(&array.as_list::<i64>().value(row))?,
         DataType::FixedSizeList(..) => elements(&array.as_fixed_size_list().value(row))?,
@@ -76,9 +76,10 @@ fn elements(array: &ArrayRef) -> Faulty<Value> {
     (0..array.len()).map(element).collect::<Faulty<Vec<_>>>().map(Value::Array)
 }
 
-/// JSON knows no NaN and no infinity.
-fn float(number: f64) -> Value {
-    Number::from_f64(number).map_or(Value::Null, Value::Number)
+/// A weight, a margin or a label that is NaN must not pass for one that is absent.
+fn float(number: f64) -> Faulty<Value> {
+    let fault = || (String::new(), Fault::NotFinite { found: number });
+    Number::from_f64(number).map(Value::Number).ok_or_else(fault)
 }
 
 fn below(step: &str, (pointer, fault): (String, Fault)) -> (String, Fault) {

@@ -35,7 +35,7 @@ impl Format {
     pub(crate) const NAMES: [&str; 5] = ["parquet", "arrow", "json", "csv", "text"];
 
     /// What a name's ending tells, whether the file is compressed or not.
-    pub(super) fn of_name(path: &Path) -> Option<Self> {
+    pub fn of_name(path: &Path) -> Option<Self> {
         Some(match ending(path).as_str() {
             "parquet" | "pq" => Self::Parquet,
             "arrow" | "ipc" | "feather" => Self::Arrow,

@@ -40,12 +40,13 @@ pub(super) fn parse(text: &str, in_array: bool, wanted: Option<&[String]>) -> Re
         let message = error.to_string();
         let message =
             message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-        Problem {
-            is_end: error.is_eof(),
-            offset: offset(text, &error),
-            message: message.into(),
-            other: None,
-        }
+        let offset = offset(text, &error);
+        let stands = |number: &&&str| text.get(offset..).is_some_and(|at| at.starts_with(**number));
+        let message = match ["NaN", "Infinity"].iter().find(stands) {
+            Some(number) => format!("expected a value of JSON, found {number}"),
+            None => message.to_owned(),
+        };
+        Problem { is_end: error.is_eof(), offset, message, other: None }
     };
     let row = Wanted(wanted).deserialize(&mut parser).map_err(|error| {
         let first = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();

@@ -1,7 +1,7 @@
 //! Any bytes as a data file or as the description of a data set; `fuzz/` hands in its own.
 #![allow(unreachable_pub, reason = "several crates include this file by its path")]
 
-use tunesmith_data::{Dataset, DatasetConfig, RowKnobs};
+use tunesmith_data::{Card, Dataset, DatasetConfig, RowKnobs};
 
 /// A data file, of which the first rows are read. Whether all of it was accepted.
 pub fn rows(bytes: &[u8], ending: &str) -> bool {
@@ -17,4 +17,9 @@ pub fn rows(bytes: &[u8], ending: &str) -> bool {
 /// The description of a data set.
 pub fn dataset(bytes: &[u8]) -> bool {
     DatasetConfig::parse(&String::from_utf8_lossy(bytes), "a.toml").is_ok()
+}
+
+/// The README.md of a data set.
+pub fn card(bytes: &[u8]) -> bool {
+    Card::parse(&String::from_utf8_lossy(bytes), "README.md").is_ok()
 }

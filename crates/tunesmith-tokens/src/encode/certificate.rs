@@ -5,7 +5,7 @@
 //! [`Encoder::certify`] looks for them in the samples themselves. What it finds, and the token ids of a few fixed prompts,
 //! make a [`Certificate`]; whoever serves the model later compares their own prompts with those.
 
-use super::{Encoder, tokenise};
+use super::{EncodeError, Encoder, prompts, tokenise};
 use crate::mask;
 use crate::tokenizer::Tokens;
 use crate::{Conversation, Message, Sample, Tokenizer};
@@ -23,6 +23,10 @@ pub struct Certificate {
     pub format: u32,
     /// Prompts that are the beginning of what is trained, token by token.
     pub prefix: Finding,
+    /// Prompts that the template renders: one that it refuses is never served, so that training it otherwise does no harm,
+    /// but whoever asks so gets an error.
+    #[serde(default)]
+    pub served: Finding,
     /// Turns of the assistant, and completions, whose last trained token stops the sampler.
     pub stop: Finding,
     /// Samples that begin with at most one BOS.
@@ -111,7 +115,7 @@ impl Finding {
 }
 
 impl Certificate {
-    /// Whether nothing was found wrong.
+    /// Whether training and serving agree. What the template refuses to serve is no disagreement; see `served`.
     ///
     /// # Errors
     /// The first kind of check that failed, with its first case.
@@ -172,6 +176,7 @@ impl Encoder {
         let mut certificate = Certificate {
             format: FORMAT,
             prefix: Finding::default(),
+            served: Finding::default(),
             stop: Finding::default(),
             bos: Finding::default(),
             skipped: 0,
@@ -225,8 +230,17 @@ impl Encoder {
             let turns = self.turns(template, tokenizer, conversation, &rendered.text).into_iter();
             turns.map(|turn| turn.span).collect::<Option<_>>()?
         };
-        let prefix = self.check_prefix(conversation, row);
-        certificate.prefix.add(prefix.err().map(|error| error.to_string()));
+        let whole = self.whole_ids(conversation, row).ok()?;
+        for turn in prompts(conversation) {
+            let refused = match self.check_prompt(conversation, turn, &whole, row) {
+                Err(error @ EncodeError::PromptRefused { .. }) => Some(error.to_string()),
+                other => {
+                    certificate.prefix.add(other.err().map(|error| error.to_string()));
+                    None
+                }
+            };
+            certificate.served.add(refused);
+        }
         for (turn, span) in spans.iter().enumerate() {
             certificate.stop.add(self.missing_stop(tokenizer, &tokens, span, turn, row));
         }

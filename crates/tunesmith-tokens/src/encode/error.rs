@@ -105,6 +105,18 @@ pub enum EncodeError {
         /// The token at this place in the conversation.
         conversation: String,
     },
+    /// The template takes the conversation, and refuses the prompt that asks for one of its messages.
+    #[error(
+        "row {row}, message {turn}: {source}, when it renders the prompt that asks for this message"
+    )]
+    PromptRefused {
+        /// The row.
+        row: u64,
+        /// Index of the message that the prompt asks for.
+        turn: usize,
+        /// What the template said.
+        source: TemplateError,
+    },
     /// `weights` has another length than `messages`.
     #[error("row {row}: {n_messages} messages, but {n_weights} weights")]
     Weights {

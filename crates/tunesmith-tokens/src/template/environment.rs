@@ -1,6 +1,6 @@
 //! The Jinja environment that chat templates expect: block trimming, loop controls, and four functions of their own.
 
-use super::{FUEL, MAX_OUTPUT, clock, generation, json, methods, python, source};
+use super::{FUEL, MAX_OUTPUT, bounds, clock, generation, json, methods, python, source};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
@@ -33,6 +33,7 @@ pub(super) fn new() -> Environment<'static> {
         written.map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
     });
     env.set_unknown_method_callback(methods::call);
+    bounds::guard(&mut env);
     env.add_filter("tojson", json::filter);
     env.add_filter("trim", methods::trim_filter);
     env.add_filter("string", |value: &Value| python::str(value));
@@ -88,7 +89,7 @@ fn bounded(value: Value) -> Result<Value, Error> {
     if length > MAX_OUTPUT { Err(too_large()) } else { Ok(value) }
 }
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     Error::new(ErrorKind::InvalidOperation, "too much text")
         .with_source(io::Error::from(io::ErrorKind::FileTooLarge))
 }

@@ -1,6 +1,7 @@
 //! `tojson`, as transformers defines it: Python's `json.dumps` without HTML escapes and with non-ASCII text as it is.
 
-use super::python;
+use super::environment::too_large;
+use super::{MAX_OUTPUT, python};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -51,6 +52,9 @@ pub(super) fn filter(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result
 
 impl Style {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        if out.len() > MAX_OUTPUT {
+            return Err(too_large());
+        }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

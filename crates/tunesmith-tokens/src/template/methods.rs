@@ -3,7 +3,7 @@
 //! Most come from minijinja-contrib. Here are those it lacks, and those where Python's idea of white space or of a line
 //! differs from Rust's.
 
-use super::python;
+use super::{bounds, python};
 use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
@@ -29,7 +29,10 @@ pub(super) fn call(
     };
     match own {
         Some(result) => Ok(result),
-        None => pycompat::unknown_method_callback(state, value, method, args),
+        None => {
+            bounds::check_method(value, method, args)?;
+            pycompat::unknown_method_callback(state, value, method, args)
+        }
     }
 }
 

@@ -53,8 +53,6 @@ struct Opened {
     encoder: Arc<Encoder>,
     name: String,
     model_name: String,
-    /// A name for the model's tokenizer and template.
-    model: String,
 }
 
 impl Opened {
@@ -76,8 +74,7 @@ impl Opened {
             true => None,
             false => Some(Dataset::mix(&data.eval)?),
         };
-        let model_hash = load::encoder_name(&model.dir, fallback, None)?;
-        Ok(Self { dataset, eval, encoder, name: data.name, model_name: name, model: model_hash })
+        Ok(Self { dataset, eval, encoder, name: data.name, model_name: name })
     }
 }
 

@@ -2,14 +2,19 @@
 
 use super::Opened;
 use crate::{
-    cli::{CleanArgs, DataCheckArgs, MessageFormat, PrepareArgs, StatsArgs},
+    cli::{
+        CleanArgs, DataCheckArgs, FinetuneArgs, InputArgs, KnobArgs, MessageFormat, PrepareArgs,
+        StatsArgs,
+    },
     exit::Exit,
     locate,
+    prepare::{Plan, now},
+    tokens,
 };
 use anyhow::Result;
 use serde_json::json;
 use std::{io::Write, path::Path, process::ExitCode, time::SystemTime};
-use tunesmith_data::{CleanKnobs, Dataset, Histogram, Level, Stats, cache_dir};
+use tunesmith_data::{CleanKnobs, Dataset, Histogram, Level, Stats};
 use tunesmith_report::{
     Report, Section, format,
     html::{Bars, Html, facts},
@@ -84,17 +89,36 @@ pub(crate) fn clean(args: &CleanArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn prepare(args: &PrepareArgs) -> Result<ExitCode> {
-    let opened = Opened::new(&args.input, Some(args.seq_len))?;
-    let folder = args.out.clone().unwrap_or_else(|| cache_dir().join("prepared"));
-    let written = opened.dataset.prepare(&opened.encoder, &opened.model, &folder)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", written.path.display())?;
+    let InputArgs { dataset, model, source, .. } = args.input.clone();
+    let plan = Plan::new(&FinetuneArgs {
+        dataset: Some(dataset),
+        model,
+        source,
+        recipe: args.recipe.clone(),
+        set: args.set.clone(),
+        knobs: KnobArgs { seq_len: args.seq_len.clone(), ..KnobArgs::default() },
+        ..FinetuneArgs::default()
+    })?;
+    let clock = match plan.recipe.data.clock {
+        0 => now(),
+        clock => clock,
+    };
+    let folder = args.out.clone().unwrap_or_else(tokens::folder);
+    let (written, plan) = plan.write_tokens(clock, &folder)?;
+    plan.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    writeln!(std::io::stdout().lock(), "{}", written.path.display())?;
+    let clock = plan.recipe.data.clock;
+    if clock != 0 {
+        tracing::info!(
+            "the model's template tells the date: finetune takes these tokens with --set data.clock={clock}"
+        );
+    }
     if written.existed {
         tracing::info!("it was there already");
     } else {
         tracing::info!(
             "{} rows, {} tokens, {}; {} malformed rows",
-            opened.dataset.len(),
+            written.rows,
             written.tokens,
             format::bytes(written.bytes),
             written.malformed

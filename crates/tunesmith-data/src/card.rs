@@ -1,0 +1,281 @@
+//! A data set's README.md: which subsets and splits it has, and in which files they lie.
+//!
+//! ```text
+//! ---
+//! configs:
+//! - config_name: de            # a subset
+//!   default: true              # the one that is meant where none is named
+//!   data_files:                # one pattern, several (the split `train`), or those of each split
+//!   - split: train
+//!     path: de/train-*
+//! - config_name: fr
+//!   data_dir: fr               # its patterns are relative to this folder
+//! ---
+//! ```
+//!
+//! Everything else that a README says is passed over.
+
+use crate::config::{DatasetConfig, Patterns, unknown};
+use crate::{DataError, suggest, yaml};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A longer head is no description.
+const LONGEST: usize = 4 << 20;
+
+/// The subsets that a README.md declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    subsets: Vec<Subset>,
+    /// The file, for messages.
+    place: String,
+}
+
+/// A subset and the patterns of its splits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Subset {
+    name: String,
+    is_default: bool,
+    splits: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    config_name: Option<String>,
+    #[serde(default)]
+    default: bool,
+    data_files: Option<DataFiles>,
+    data_dir: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum DataFiles {
+    Pattern(String),
+    Patterns(Vec<String>),
+    Splits(Vec<SplitFiles>),
+}
+
+#[derive(Deserialize)]
+struct SplitFiles {
+    split: String,
+    path: Patterns,
+}
+
+impl Card {
+    /// The subsets of a README's text; none where it declares no subset. `place` names it in messages.
+    ///
+    /// # Errors
+    /// A head that is no YAML, or `configs` of another form.
+    pub fn parse(readme: &str, place: &str) -> Result<Option<Self>, DataError> {
+        let readme = readme.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+        let Some(head) = readme.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---"))
+        else {
+            return Ok(None);
+        };
+        let wrong = |problem: String| DataError::Config {
+            place: place.into(),
+            problem,
+            help: Some("a TOML file with [splits] names the files without the README".into()),
+        };
+        if head.0.len() > LONGEST {
+            return Err(wrong(format!(
+                "expected a head of at most {LONGEST} bytes, found {}",
+                head.0.len()
+            )));
+        }
+        let entries = yaml::key(head.0, "configs")
+            .and_then(|configs| {
+                let parsed = serde_json::from_value::<Option<Vec<Entry>>>(configs);
+                parsed.map_err(|error| error.to_string())
+            })
+            .map_err(|problem| wrong(format!("configs: {problem}")))?;
+        let entries = entries.unwrap_or_default();
+        let subsets: Vec<Subset> = entries.into_iter().map(Subset::from).collect();
+        Ok((!subsets.is_empty()).then(|| Self { subsets, place: place.into() }))
+    }
+
+    /// The names of the subsets, in their order.
+    pub fn subsets(&self) -> Vec<&str> {
+        self.subsets.iter().map(|subset| subset.name.as_str()).collect()
+    }
+
+    /// The subset of this name; without a name the one marked as default, the one called `default`, or the only one.
+    fn subset(&self, name: Option<&str>) -> Result<&Subset, DataError> {
+        let names = self.subsets();
+        let named = |name: &str| self.subsets.iter().find(|subset| subset.name == name);
+        match name {
+            Some(name) => named(name).ok_or_else(|| unknown(name, &names, "subset", &self.place)),
+            None => {
+                let marked = self.subsets.iter().find(|subset| subset.is_default);
+                let only = self.subsets.first().filter(|_| self.subsets.len() == 1);
+                marked.or_else(|| named("default")).or(only).ok_or_else(|| DataError::Config {
+                    place: self.place.clone(),
+                    problem: format!("several subsets and none chosen: {}", suggest::list(&names)),
+                    help: Some(format!(
+                        "put it behind a colon, such as --dataset NAME:{}, or write `subset = \"{}\"` under [hub]",
+                        names[0], names[0]
+                    )),
+                })
+            }
+        }
+    }
+}
+
+impl From<Entry> for Subset {
+    fn from(entry: Entry) -> Self {
+        let inside = |pattern: String| match &entry.data_dir {
+            Some(folder) => format!("{}/{pattern}", folder.trim_matches('/')),
+            None => pattern,
+        };
+        let mut splits = BTreeMap::<String, Vec<String>>::new();
+        let mut put = |split: &str, patterns: &[String]| {
+            let patterns = patterns.iter().cloned().map(inside);
+            splits.entry(split.to_owned()).or_default().extend(patterns);
+        };
+        match &entry.data_files {
+            Some(DataFiles::Pattern(pattern)) => put("train", std::slice::from_ref(pattern)),
+            Some(DataFiles::Patterns(patterns)) => put("train", patterns),
+            Some(DataFiles::Splits(of)) => {
+                of.iter().for_each(|files| put(&files.split, files.path.as_slice()));
+            }
+            None => put("train", &["**/*".into()]),
+        }
+        let name = entry.config_name.unwrap_or_else(|| "default".into());
+        Self { name, is_default: entry.default, splits }
+    }
+}
+
+impl DatasetConfig {
+    /// A folder on this disk: the splits that its README.md declares for `subset`, or all data files in it as `train`.
+    ///
+    /// # Errors
+    /// A README that cannot be read, an unknown subset, a subset where there is no README to declare any.
+    pub fn of_folder(folder: &Path, subset: Option<&str>) -> Result<Self, DataError> {
+        let readme = folder.join("README.md");
+        let place = readme.display().to_string();
+        let card = match readme.is_file() {
+            true => {
+                let text = std::fs::read(&readme).map_err(|error| DataError::io(&readme, error))?;
+                Card::parse(&String::from_utf8_lossy(&text), &place)?
+            }
+            false => None,
+        };
+        let Some(card) = card else {
+            return match subset {
+                None => Ok(Self::of_path(&folder.to_string_lossy())),
+                Some(subset) => Err(DataError::Config {
+                    place: folder.display().to_string(),
+                    problem: format!("subset `{subset}`: no README.md here declares subsets"),
+                    help: Some(
+                        "name the files: a folder, a pattern, or a TOML file with [splits]".into(),
+                    ),
+                }),
+            };
+        };
+        let mut config = Self::default();
+        config.take(&card, subset)?;
+        for patterns in config.splits.values_mut() {
+            let local = |pattern: &String| folder.join(pattern).to_string_lossy().into_owned();
+            *patterns = Patterns::Many(patterns.as_slice().iter().map(local).collect());
+        }
+        Ok(config)
+    }
+
+    /// Whether its repository's README.md should say where the splits lie, because nothing else does.
+    pub fn wants_card(&self) -> bool {
+        self.hub.is_some() && !self.has_own_splits
+    }
+
+    /// Takes over the splits that a card declares for `[hub] subset`.
+    ///
+    /// # Errors
+    /// An unknown subset, or several and none chosen; a split of the TOML that the subset does not have.
+    pub fn take_card(&mut self, card: &Card) -> Result<(), DataError> {
+        let subset = self.hub.as_ref().and_then(|hub| hub.subset.clone());
+        self.take(card, subset.as_deref())
+    }
+
+    fn take(&mut self, card: &Card, subset: Option<&str>) -> Result<(), DataError> {
+        let subset = card.subset(subset)?;
+        let names: Vec<&str> = subset.splits.keys().map(String::as_str).collect();
+        let place = format!("{} (subset `{}`)", card.place, subset.name);
+        for (key, split) in [("split", &self.split), ("eval_split", &self.eval_split)] {
+            if let Some(split) = split.as_deref().filter(|split| !names.contains(split)) {
+                return Err(unknown(split, &names, key, &place));
+            }
+        }
+        let many = |(name, patterns): (&String, &Vec<String>)| {
+            (name.clone(), Patterns::Many(patterns.clone()))
+        };
+        self.splits = subset.splits.iter().map(many).collect();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARD: &str = "---\nlicense: mit\ndataset_info:\n- config_name: de\n  features:\n  - {name: text, dtype: string}\nconfigs:\n\
+        - config_name: de\n  data_files:\n  - split: train\n    path: de/train-*\n  - split: test\n    path: [de/a.parquet, \"de/b.parquet\"]\n\
+        - config_name: fr\n  data_dir: fr\n  data_files: '*.jsonl'\n  default: true\n- config_name: it\n  data_dir: it/\n---\n# A data set\n";
+
+    fn splits(subset: Option<&str>) -> Vec<(String, Vec<String>)> {
+        let card = Card::parse(CARD, "README.md").unwrap().unwrap();
+        let subset = card.subset(subset).unwrap();
+        subset.splits.clone().into_iter().collect()
+    }
+
+    #[test]
+    fn subsets_and_splits() {
+        let of = |split: &str, patterns: &[&str]| {
+            (split.to_owned(), patterns.iter().map(|&p| p.to_owned()).collect())
+        };
+        assert_eq!(
+            splits(Some("de")),
+            [of("test", &["de/a.parquet", "de/b.parquet"]), of("train", &["de/train-*"])]
+        );
+        assert_eq!(splits(None), [of("train", &["fr/*.jsonl"])]);
+        assert_eq!(splits(Some("it")), [of("train", &["it/**/*"])]);
+    }
+
+    #[test]
+    fn readmes_without_subsets_say_nothing() {
+        for text in [
+            "",
+            "# Title\n---\n",
+            "---\nlicense: mit\n---\n",
+            "---\nconfigs: []\n---\n",
+            "---\nconfigs:\n",
+        ] {
+            assert_eq!(Card::parse(text, "README.md").unwrap(), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let card = Card::parse(CARD, "README.md").unwrap().unwrap();
+        let error = card.subset(Some("dee")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "README.md: subset: expected one of `de`, `fr`, `it`, found `dee`\nhelp: did you mean `de`?"
+        );
+        let none = CARD.replace("  default: true\n", "");
+        let card = Card::parse(&none, "README.md").unwrap().unwrap();
+        let error = card.subset(None).unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "README.md: several subsets and none chosen: `de`, `fr`, `it`\nhelp: "
+            ),
+            "{error}"
+        );
+        for text in
+            ["---\nconfigs: 3\n---\n", "---\nconfigs:\n- [\n---\n", "---\nconfigs: [*c]\n---\n"]
+        {
+            let error = Card::parse(text, "README.md").unwrap_err().to_string();
+            assert!(error.starts_with("README.md: configs: "), "{error}");
+        }
+    }
+}
