@@ -66,6 +66,21 @@ impl Dataset {
         report
     }
 
+    /// Rows of each class, by its number: those whose label is one below `limit`. A malformed row has none.
+    pub fn classes(&self, limit: u32) -> Vec<u64> {
+        let mut counts = Vec::new();
+        self.look(None, |_, facts| {
+            let label = facts.label.filter(|label| label.fract() == 0.0);
+            if let Some(label) = label.filter(|label| (0.0..limit as f32).contains(label)) {
+                let class = label as usize;
+                counts.resize(counts.len().max(class + 1), 0);
+                counts[class] += 1;
+            }
+            true
+        });
+        counts
+    }
+
     /// The facts of all rows in order, as long as `take` wants more.
     pub(crate) fn look(&self, encoder: Option<&Encoder>, mut take: impl FnMut(u64, Facts) -> bool) {
         let mut start = 0;

@@ -424,6 +424,8 @@ fn a_file_that_changes_while_it_is_read() {
 fn rows_without_a_class_but_one() {
     let rows: Vec<_> = (0..20).map(|i| json!({"text": format!("t{i}"), "label": i % 3})).collect();
     let (_folder, path) = file("rows.jsonl", lines(&rows));
+    assert_eq!(open(&path).classes(3), [7, 7, 6]);
+    assert_eq!(open(&path).classes(2), [7, 7]);
     let (stats, _) = open(path).stats(&encoder(64), Some(64), 20).unwrap();
     assert_eq!(stats.labels, [("0", 7), ("1", 7), ("2", 6)].map(|(l, n)| (l.to_owned(), n)).into());
 }

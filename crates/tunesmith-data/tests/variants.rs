@@ -458,9 +458,13 @@ fn columnar_files_that_are_damaged() {
         "{text}"
     );
     let arrow = std::fs::read(golden("chats-file.arrow")).unwrap();
-    check("rows.arrow", &arrow[..40], expect![[r#"
+    check(
+        "rows.arrow",
+        &arrow[..40],
+        expect![[r#"
         rows.arrow: expected a sound Arrow file or stream, found 40 bytes that end too early
-        help: fetch or write the file again"#]]);
+        help: fetch or write the file again"#]],
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Values of the recipe that may change freely: how long, how often, what is shown, and where things lie.
-const FREE: [&str; 18] = [
+const FREE: [&str; 19] = [
     "source",
     "model.device",
     "data.dataset",

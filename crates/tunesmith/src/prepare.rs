@@ -5,7 +5,7 @@ use crate::{
     exit::{Exit, Failure},
     grow, load,
     locate::{self, LocatedData},
-    objective::{ObjectiveKind, ObjectiveKnobs},
+    objective::ObjectiveKind,
     recipe::{Layers, OnMismatch, Origin, Recipe},
     tokens,
 };
@@ -16,14 +16,14 @@ use std::{
 };
 use tunesmith_data::{Dataset, Stream, StreamKnobs, Written};
 use tunesmith_model::Config;
-use tunesmith_tokens::{Batch, Certificate, EncodeKnobs, Encoder, Sample, Template};
+use tunesmith_tokens::{Batch, Certificate, EncodeKnobs, Encoder, Template};
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
 /// Rows whose training text is compared with the text that sampling will feed.
 const PROBED_ROWS: u64 = 32;
 /// Labels from here on are no numbers of classes.
-const MAX_CLASSES: f32 = 65536.0;
+const MAX_CLASSES: u32 = 65536;
 
 /// A run on paper: its recipe and its files, nothing of them read yet.
 pub(crate) struct Plan {
@@ -187,7 +187,11 @@ impl Plan {
             }
             _ => None,
         };
-        let classes = classes(&recipe.objective, &dataset);
+        // A malformed row is the stream's to report, and a label that is no class the objective's.
+        let classes = match recipe.objective.kind {
+            ObjectiveKind::Classify => dataset.classes(MAX_CLASSES),
+            _ => Vec::new(),
+        };
         let config = recipe.objective.model(config, &data.config.labels, classes.len());
         let mut prepared = Prepared {
             recipe,
@@ -207,24 +211,6 @@ impl Plan {
         prepared.certify()?;
         Ok(prepared)
     }
-}
-
-/// Rows of each class of a data set to be classified.
-fn classes(objective: &ObjectiveKnobs, dataset: &Dataset) -> Vec<u64> {
-    let mut counts = Vec::new();
-    if objective.kind != ObjectiveKind::Classify {
-        return counts;
-    }
-    for row in 0..dataset.len() {
-        // A malformed row is the stream's to report, and a label that is no class the objective's.
-        let Ok(Sample::Classified { label, .. }) = dataset.sample(row) else { continue };
-        if label >= 0.0 && label.fract() == 0.0 && label < MAX_CLASSES {
-            let class = label as usize;
-            counts.resize(counts.len().max(class + 1), 0);
-            counts[class] += 1;
-        }
-    }
-    counts
 }
 
 /// The present, in Unix seconds.

@@ -5,7 +5,8 @@
 //! [`Encoder::certify`] looks for them in the samples themselves. What it finds, and the token ids of a few fixed prompts,
 //! make a [`Certificate`]; whoever serves the model later compares their own prompts with those.
 
-use super::{EncodeError, Encoder, prompts, tokenise};
+use super::prefix::prompts;
+use super::{EncodeError, Encoder, tokenise};
 use crate::mask;
 use crate::tokenizer::Tokens;
 use crate::{Conversation, Message, Sample, Tokenizer};
