@@ -278,4 +278,28 @@ mod tests {
             assert!(error.starts_with("README.md: configs: "), "{error}");
         }
     }
+
+    #[test]
+    fn data_sets_of_the_hub_take_the_splits_of_their_card() {
+        let card = Card::parse(CARD, "owner/name/README.md").unwrap().unwrap();
+        let mut config = DatasetConfig::of_hub("owner/name", Some("de"));
+        assert!(config.wants_card());
+        assert_eq!(config.split(None).unwrap().1, ["de/train-*.parquet"], "until there is a card");
+        config.take_card(&card).unwrap();
+        assert_eq!(config.split(None).unwrap(), ("train", &["de/train-*".to_owned()][..]));
+        assert_eq!(config.split(Some("test")).unwrap().1.len(), 2);
+        let mut config =
+            DatasetConfig::parse("split = \"trian\"\n[hub]\nrepo = \"o/n\"\nsubset = \"de\"", "x")
+                .unwrap();
+        let error = config.take_card(&card).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "owner/name/README.md (subset `de`): split: expected one of `test`, `train`, found `trian`\nhelp: did you mean `train`?"
+        );
+        let own = "[hub]\nrepo = \"o/n\"\n[splits]\ntrain = \"a\"";
+        assert!(
+            !DatasetConfig::parse(own, "x").unwrap().wants_card(),
+            "what is written down holds"
+        );
+    }
 }

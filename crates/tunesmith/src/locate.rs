@@ -243,7 +243,8 @@ fn files(
     let sample = |why: String| -> Result<LocatedData> {
         let sample = |path: &Option<PathBuf>| path.iter().cloned().collect::<Vec<_>>();
         let (train, eval) = (sample(&config.sample), sample(&config.eval_sample));
-        let config = DatasetConfig { shape: None, columns: Default::default(), ..config.clone() };
+        let mut config = config.clone();
+        (config.shape, config.columns) = (None, Default::default());
         let (train, eval) = (part(train, &config), part(eval, &config));
         Ok(LocatedData { name: name.clone(), train, eval, config, fallback: Some(why) })
     };
