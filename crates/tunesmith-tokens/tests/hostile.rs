@@ -62,7 +62,7 @@ fn templates_that_never_end_are_stopped() {
         let thread = std::thread::Builder::new().stack_size(2 << 20);
         let rendered = thread.spawn(move || targets::render(source.as_bytes())).unwrap().join();
         assert!(!rendered.unwrap_or_else(|_| panic!("{source}: panics")), "{source} is rendered");
-        // a fifth of a second in a release build
+        // a debug build on a busy machine
         assert!(began.elapsed() < Duration::from_secs(60), "{source}: {:?}", began.elapsed());
     }
 }

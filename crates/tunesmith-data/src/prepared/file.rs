@@ -14,7 +14,7 @@ use tunesmith_tokens::{EncodeKnobs, Encoder, Example};
 const MAGIC: &[u8; 8] = b"TSTOKENS";
 /// The magic, four numbers, and the key.
 const HEAD: usize = 40 + BYTES;
-/// Bytes that have a checksum together. A row read alone costs the hash of one block: 20 to 100 µs.
+/// Bytes that have a checksum together: the first row that is read of them costs the hash of all.
 const BLOCK: usize = 128 << 10;
 const SUM: usize = 32;
 
