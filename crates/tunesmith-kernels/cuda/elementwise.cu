@@ -1,4 +1,4 @@
-// Rotary embedding, the gate of the MLP, and AdamW: each one pass over memory.
+// Rotary embedding and the gate of the MLP: each one pass over memory.
 
 // (x₁, x₂) ← (x₁ c − s x₂, x₂ c + s x₁) for the pairs i, i + D/2 of each head; x (N, heads, D), cos and sin (N, D).
 // One block per token; `sign` is −1 on the way back.
@@ -57,22 +57,5 @@ extern "C" __global__ void swiglu_backward(const T *da, T *gate, T *up, i64 n) {
     } else {
       for (i64 k = i; k < n; k++) gate_gradient(widen(da[k]), gate + k, up + k);
     }
-  }
-}
-
-// w, its moments and its gradient in fp32; `copy`, if not null, becomes w in T. `fresh1` is 1 − β₁, `fresh2` 1 − β₂,
-// `keep` 1 − lr λ, `rate` lr / (1 − β₁ᵗ), `root` 1 / √(1 − β₂ᵗ): made on the host, in fp64.
-extern "C" __global__ void adamw(float *w, T *copy, const float *grad, float *m, float *v, i64 n, float clip, float fresh1,
-                                 float beta2, float fresh2, float eps, float keep, float rate, float root) {
-  i64 step = (i64)gridDim.x * blockDim.x;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
-    float g = clip * grad[i];
-    float m1 = m[i] + fresh1 * (g - m[i]);
-    float v1 = beta2 * v[i] + fresh2 * g * g;
-    float w1 = w[i] * keep - rate * m1 / (sqrtf(v1) * root + eps);
-    m[i] = m1;
-    v[i] = v1;
-    w[i] = w1;
-    if (copy) copy[i] = narrow(w1);
   }
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
-use tunesmith_kernels as kernels;
+use tunesmith_kernels::{self as kernels, Blockwise, Moments, Weight};
 
 fn main() -> Result<(), kernels::KernelError> {
     kernels::use_fast_fp32_matmul()?;
@@ -117,21 +117,29 @@ fn adamw() {
         t: 3,
     };
     let (fast_w, fast_g) = (w.copy(), g.copy());
-    let [fast_m, fast_v] = [(); 2].map(|()| w.zeros_like());
-    compare(
-        "AdamW, 20 M",
-        || {
-            let _ = g.g_mul_scalar_(0.9999);
-            let _ = m.lerp_(&g, 0.1);
-            let _ = v.g_mul_scalar_(0.999);
-            v += g.square() * 0.001;
-            w -= &m / (v.sqrt() + 1e-8) * 1e-3;
-        },
-        || kernels::adamw_(&fast_w, None, &fast_g, [&fast_m, &fast_v], &step),
-    );
+    let mut libtorch = || {
+        let _ = g.g_mul_scalar_(0.9999);
+        let _ = m.lerp_(&g, 0.1);
+        let _ = v.g_mul_scalar_(0.999);
+        v += g.square() * 0.001;
+        w -= &m / (v.sqrt() + 1e-8) * 1e-3;
+    };
+    let fp32 = Moments::Fp32([(); 2].map(|()| fast_w.zeros_like()));
+    let bits8 = Moments::Blockwise([(); 2].map(|()| Blockwise::zeros_like(&fast_w)));
+    let narrow = fast_w.to_kind(Kind::BFloat16);
+    let forms = [
+        ("AdamW, 20 M", Weight::Fp32(&fast_w), &fp32),
+        ("  with a bf16 copy", Weight::Master(&fast_w, &narrow), &fp32),
+        ("  bf16 alone", Weight::Bf16(&narrow, 7), &fp32),
+        ("  8-bit moments", Weight::Fp32(&fast_w), &bits8),
+        ("  bf16 alone, 8-bit moments", Weight::Bf16(&narrow, 7), &bits8),
+    ];
+    for (what, weight, moments) in forms {
+        compare(what, &mut libtorch, || kernels::adamw_(weight, &fast_g, moments, &step));
+    }
     compare(
         "Σ g², 20 M",
-        || _ = g.square().sum(Kind::Double),
+        || _ = fast_g.square().sum(Kind::Double),
         || _ = kernels::square_sum(&[&fast_g]),
     );
 }

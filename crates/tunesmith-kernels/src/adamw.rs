@@ -4,19 +4,26 @@
 //! g ← clip · g      m ← m + (1 − β₁)(g − m)      v ← β₂ v + (1 − β₂) g²
 //! w ← w (1 − lr λ) − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 //! ```
-//! A bf16 model keeps w in fp32 beside it and is given its rounded value in the same pass.
+//! A bf16 model keeps w in fp32 beside it and is given its rounded value in the same pass, or has no other w than its own,
+//! rounded by chance ([`stochastic`]). The moments are fp32 or 8 bits ([`blockwise`]), which are widened for the update and
+//! narrowed after it. Bytes per weight, gradient aside:
+//!
+//! | | fp32 moments | 8 bits |
+//! |---|---|---|
+//! | fp32 | 4 + 8 = 12 | 6.03 |
+//! | bf16 with an fp32 master | 2 + 4 + 8 = 14 | 8.03 |
+//! | bf16 alone | 2 + 8 = 10 | 4.03 |
 
 use crate::{
+    blockwise::{self, BLOCK, Blockwise, SIGNED, UNSIGNED},
     cuda,
     element::{Element, memory},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
+    stochastic::{self, CHUNK, Key},
 };
 use half::bf16;
 use tch::Tensor;
-
-/// Elements of one task: 256 KiB per tensor.
-const CHUNK: usize = 1 << 16;
 
 /// The numbers of one update.
 #[derive(Debug, Clone, Copy)]
@@ -37,31 +44,56 @@ pub struct AdamWStep {
     pub t: i32,
 }
 
-/// Updates `weight` and its moments, all fp32, by `grad` (fp32); `rounded`, bf16, becomes a copy of `weight`.
-pub fn adamw_(
-    weight: &Tensor,
-    rounded: Option<&Tensor>,
-    grad: &Tensor,
-    [exp_avg, exp_avg_sq]: [&Tensor; 2],
-    step: &AdamWStep,
-) {
-    if weight.device().is_cuda() {
-        return cuda::adamw_(weight, rounded, grad, [exp_avg, exp_avg_sq], step);
+/// A weight, and how exactly it is kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// In fp32.
+    Fp32(&'a Tensor),
+    /// In fp32, and a bf16 copy that gets its nearest value.
+    Master(&'a Tensor, &'a Tensor),
+    /// In bf16 alone: rounded by chance, up or down, so that small updates arrive on the average. The random bits are a
+    /// pure function of the number beside it and the element's index.
+    Bf16(&'a Tensor, u64),
+}
+
+/// Mean and mean square of past gradients.
+#[derive(Debug)]
+pub enum Moments {
+    /// In fp32, 8 bytes per weight.
+    Fp32([Tensor; 2]),
+    /// In 8 bits each, 2.03 bytes per weight.
+    Blockwise([Blockwise; 2]),
+}
+
+/// Updates a weight and its moments by `grad`, fp32.
+pub fn adamw_(weight: Weight, grad: &Tensor, moments: &Moments, step: &AdamWStep) {
+    if grad.device().is_cuda() {
+        return cuda::adamw_(weight, grad, moments, step);
     }
-    let n = weight.numel();
-    let [w, g, m, v] = [weight, grad, exp_avg, exp_avg_sq].map(|x| Shared(memory::<f32>(x)));
-    let rounded = rounded.map(|x| Shared(memory::<bf16>(x)));
+    let n = grad.numel();
+    let g = Shared(memory::<f32>(grad));
+    let place = match weight {
+        Weight::Fp32(w) => Place::Fp32(Shared(memory(w)), None),
+        Weight::Master(w, copy) => Place::Fp32(Shared(memory(w)), Some(Shared(memory(copy)))),
+        Weight::Bf16(w, stream) => Place::Bf16(Shared(memory(w)), stream),
+    };
+    let fp32 = |x: &Tensor| Shared(memory::<f32>(x));
+    let kept = match moments {
+        Moments::Fp32(both) => Kept::Fp32(both.each_ref().map(fp32)),
+        Moments::Blockwise(both) => Kept::Blockwise(
+            both.each_ref().map(|x| (Shared(x.codes.data_ptr().cast()), fp32(&x.scales))),
+        ),
+    };
     let factors = Factors::of(step);
-    for_each(n.div_ceil(CHUNK), |task| {
-        let start = task * CHUNK;
-        // SAFETY: elements start.. of tensors of n; each belongs to one task.
+    for_each(n.div_ceil(CHUNK), |chunk| {
+        let start = chunk * CHUNK;
+        // SAFETY: elements start.. of tensors of n, and the blocks of CHUNK / BLOCK in which they lie; each belongs to
+        // one task.
         unsafe {
             simd::run(Update {
-                w: w.get().add(start),
-                rounded: rounded.map(|x| x.get().add(start)),
+                w: place.at(chunk),
                 g: g.get().add(start),
-                m: m.get().add(start),
-                v: v.get().add(start),
+                moments: kept.at(start),
                 n: CHUNK.min(n - start),
                 factors,
             });
@@ -69,31 +101,51 @@ pub fn adamw_(
     });
 }
 
-/// Σ x² over fp32 tensors. On the CPU in chunks whose sums are added in order: the same for any number of threads; on a
-/// GPU in a few launches, waiting for it once.
-pub fn square_sum(tensors: &[&Tensor]) -> f64 {
-    match tensors.first() {
-        Some(first) if first.device().is_cuda() => cuda::square_sum(tensors),
-        _ => tensors.iter().map(|x| square_sum_of(x)).sum(),
+/// The memory of a [`Weight`].
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Fp32(Shared<f32>, Option<Shared<bf16>>),
+    Bf16(Shared<bf16>, u64),
+}
+
+impl Place {
+    /// # Safety
+    /// A chunk that the tensor has.
+    unsafe fn at(self, chunk: usize) -> Target {
+        let start = chunk * CHUNK;
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                Self::Fp32(w, copy) => {
+                    Target::Fp32(w.get().add(start), copy.map(|copy| copy.get().add(start)))
+                }
+                Self::Bf16(w, stream) => Target::Bf16(w.get().add(start), Key::of(stream, chunk)),
+            }
+        }
     }
 }
 
-fn square_sum_of(x: &Tensor) -> f64 {
-    let n = x.numel();
-    let mut partial = vec![0.0f64; n.div_ceil(CHUNK)];
-    let (x, sums) = (Shared(memory::<f32>(x)), Shared(partial.as_mut_ptr()));
-    for_each(partial.len(), |task| {
-        let start = task * CHUNK;
-        // SAFETY: as above; each task has a sum of its own.
+/// The memory of [`Moments`]; of 8 bits codes and scales.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    Fp32([Shared<f32>; 2]),
+    Blockwise([(Shared<u8>, Shared<f32>); 2]),
+}
+
+impl Kept {
+    /// # Safety
+    /// An element that the tensors have, at the start of a block.
+    unsafe fn at(self, start: usize) -> State {
+        // SAFETY: the caller's.
         unsafe {
-            simd::run(SquareSum {
-                x: x.get().add(start),
-                n: CHUNK.min(n - start),
-                sum: sums.get().add(task),
-            });
+            match self {
+                Self::Fp32(both) => State::Fp32(both.map(|x| x.get().add(start))),
+                Self::Blockwise(both) => State::Blockwise(both.map(|(codes, scales)| {
+                    (codes.get().add(start), scales.get().add(start / BLOCK))
+                })),
+            }
         }
-    });
-    partial.iter().sum()
+    }
 }
 
 /// The numbers of the formula as kernels take them, each rounded once from f64: 1 − 0.999 in fp32 would be off by 5e-5.
@@ -128,69 +180,104 @@ impl Factors {
     }
 }
 
+/// Of one task: the weights.
+#[derive(Clone, Copy)]
+enum Target {
+    Fp32(*mut f32, Option<*mut bf16>),
+    Bf16(*mut bf16, Key),
+}
+
+/// Of one task: the moments.
+#[derive(Clone, Copy)]
+enum State {
+    Fp32([*mut f32; 2]),
+    Blockwise([(*mut u8, *mut f32); 2]),
+}
+
 struct Update {
-    w: *mut f32,
-    rounded: Option<*mut bf16>,
+    w: Target,
     g: *const f32,
-    m: *mut f32,
-    v: *mut f32,
+    moments: State,
     n: usize,
     factors: Factors,
 }
 
 impl Kernel for Update {
+    /// Block by block: moments in 8 bits are widened into a block on the stack, updated there and narrowed again.
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
-        let Self { w, rounded, g, m, v, n, factors: f } = self;
-        for i in (0..n).step_by(LANES) {
-            // SAFETY: the caller's: n elements.
+        let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
+        let mut wide = [[0.0f32; BLOCK]; 2];
+        for start in (0..self.n).step_by(BLOCK) {
+            let n = BLOCK.min(self.n - start);
+            // SAFETY: the caller's: n elements, and their blocks.
             unsafe {
-                let left = n - i;
-                let grad = S::mul(f32::load_some::<S>(g.add(i), left), S::splat(f.clip));
-                let old = f32::load_some::<S>(m.add(i), left);
-                let first = S::fma(S::sub(grad, old), S::splat(f.one_minus_beta1), old);
-                let decayed = S::mul(f32::load_some::<S>(v.add(i), left), S::splat(f.beta2));
-                let second = S::fma(S::mul(grad, grad), S::splat(f.one_minus_beta2), decayed);
-                let root = S::mul(S::sqrt(second), S::splat(f.inv_sqrt_bias2));
-                let direction = S::div(first, S::add(root, S::splat(f.eps)));
-                let kept = S::mul(f32::load_some::<S>(w.add(i), left), S::splat(f.keep));
-                let new = S::sub(kept, S::mul(direction, S::splat(f.rate)));
-                f32::store_some::<S>(m.add(i), first, left);
-                f32::store_some::<S>(v.add(i), second, left);
-                f32::store_some::<S>(w.add(i), new, left);
-                if let Some(rounded) = rounded {
-                    bf16::store_some::<S>(rounded.add(i), new, left);
+                match self.moments {
+                    State::Fp32(both) => self.block::<S>(start, n, both.map(|x| x.add(start))),
+                    State::Blockwise(both) => {
+                        let both = both.map(|(codes, scales)| {
+                            let codes = std::slice::from_raw_parts_mut(codes.add(start), n);
+                            (codes, &mut *scales.add(start / BLOCK))
+                        });
+                        for (((codes, scale), wide), book) in
+                            both.iter().zip(&mut wide).zip([signed, unsigned])
+                        {
+                            *wide = [0.0; BLOCK];
+                            blockwise::read(book, codes, **scale, wide);
+                        }
+                        let [m, v] = &mut wide;
+                        self.block::<S>(start, n, [m.as_mut_ptr(), v.as_mut_ptr()]);
+                        for (((codes, scale), wide), book) in
+                            both.into_iter().zip(&mut wide).zip([signed, unsigned])
+                        {
+                            *scale = blockwise::write::<S>(book, wide, codes);
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-struct SquareSum {
-    x: *const f32,
-    n: usize,
-    sum: *mut f64,
-}
-
-impl Kernel for SquareSum {
+impl Update {
+    /// The update of `n` elements from `start` on, whose moments are at `m` and `v`.
+    ///
+    /// # Safety
+    /// That they are there.
     #[inline(always)]
-    unsafe fn body<S: Simd>(self) {
-        let Self { x, n, sum } = self;
-        // SAFETY: the caller's: n elements and a place for the sum.
-        unsafe {
-            let mut total = 0.0f64;
-            // 64 sums of at most 64 squares in fp32, the rest in f64.
-            for block in (0..n).step_by(4096) {
-                let mut sums = [S::splat(0.0); 4];
-                for i in (block..(block + 4096).min(n)).step_by(LANES) {
-                    let v = f32::load_some::<S>(x.add(i), n - i);
-                    sums[i / LANES % 4] = S::fma(v, v, sums[i / LANES % 4]);
-                }
-                for part in sums {
-                    total += f64::from(S::sum(part));
+    unsafe fn block<S: Simd>(&self, start: usize, n: usize, [m, v]: [*mut f32; 2]) {
+        let f = self.factors;
+        for i in (0..n).step_by(LANES) {
+            let (left, at) = (n - i, start + i);
+            // SAFETY: the caller's.
+            unsafe {
+                let grad = S::mul(f32::load_some::<S>(self.g.add(at), left), S::splat(f.clip));
+                let old = f32::load_some::<S>(m.add(i), left);
+                let first = S::fma(S::sub(grad, old), S::splat(f.one_minus_beta1), old);
+                let decayed = S::mul(f32::load_some::<S>(v.add(i), left), S::splat(f.beta2));
+                let second = S::fma(S::mul(grad, grad), S::splat(f.one_minus_beta2), decayed);
+                let root = S::mul(S::sqrt(second), S::splat(f.inv_sqrt_bias2));
+                let direction = S::div(first, S::add(root, S::splat(f.eps)));
+                let before = match self.w {
+                    Target::Fp32(w, _) => f32::load_some::<S>(w.add(at), left),
+                    Target::Bf16(w, _) => bf16::load_some::<S>(w.add(at), left),
+                };
+                let kept = S::mul(before, S::splat(f.keep));
+                let new = S::sub(kept, S::mul(direction, S::splat(f.rate)));
+                f32::store_some::<S>(m.add(i), first, left);
+                f32::store_some::<S>(v.add(i), second, left);
+                match self.w {
+                    Target::Fp32(w, copy) => {
+                        f32::store_some::<S>(w.add(at), new, left);
+                        if let Some(copy) = copy {
+                            bf16::store_some::<S>(copy.add(at), new, left);
+                        }
+                    }
+                    Target::Bf16(w, key) => {
+                        stochastic::store_some::<S>(w.add(at), new, key, at, left);
+                    }
                 }
             }
-            *sum = total;
         }
     }
 }
@@ -201,48 +288,109 @@ mod tests {
     use crate::twin::{assert_within, randn};
     use tch::Kind;
 
+    fn step(t: i32) -> AdamWStep {
+        AdamWStep { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, clip: 0.7, t }
+    }
+
+    /// The formula: (w, m, v) in f64 after an update.
+    fn twin([w, m, v]: [&Tensor; 3], grad: &Tensor, step: &AdamWStep) -> [Tensor; 3] {
+        let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
+        let [w, m, v, g] = [w, m, v, grad].map(|x| x.to_kind(Kind::Double));
+        let g = g * clip;
+        let m = m * beta1 + &g * (1.0 - beta1);
+        let v = v * beta2 + g.square() * (1.0 - beta2);
+        let denominator = (&v / (1.0 - beta2.powi(t))).sqrt() + eps;
+        let w = w * (1.0 - lr * weight_decay) - &m / (1.0 - beta1.powi(t)) / denominator * lr;
+        [w, m, v]
+    }
+
     #[test]
     fn three_updates_agree_with_the_formula_in_f64() {
         for n in [5i64, 3 * CHUNK as i64 + 7] {
             let w = randn(&[n], Kind::Float);
-            let [m, v] = [(); 2].map(|()| w.zeros_like());
+            let moments = Moments::Fp32([(); 2].map(|()| w.zeros_like()));
+            let Moments::Fp32([m, v]) = &moments else { panic!("fp32") };
             let rounded = w.to_kind(Kind::BFloat16);
-            let [mut ew, mut em, mut ev] = [&w, &m, &v].map(|x| x.to_kind(Kind::Double));
+            let [mut ew, mut em, mut ev] = [&w, m, v].map(|x| x.to_kind(Kind::Double));
             for t in 1..=3 {
                 let g = randn(&[n], Kind::Float);
-                let (lr, clip, decay) = (1e-2, 0.7, 0.1);
-                let step = AdamWStep {
-                    lr,
-                    beta1: 0.9,
-                    beta2: 0.99,
-                    eps: 1e-8,
-                    weight_decay: decay,
-                    clip,
-                    t,
-                };
-                adamw_(&w, Some(&rounded), &g, [&m, &v], &step);
-                let g = g.to_kind(Kind::Double) * clip;
-                em = em * 0.9 + &g * 0.1;
-                ev = ev * 0.99 + g.square() * 0.01;
-                let denominator = (&ev / (1.0 - 0.99f64.powi(t))).sqrt() + 1e-8;
-                ew = ew * (1.0 - lr * decay) - (&em / (1.0 - 0.9f64.powi(t)) / denominator) * lr;
+                adamw_(Weight::Master(&w, &rounded), &g, &moments, &step(t));
+                [ew, em, ev] = twin([&ew, &em, &ev], &g, &step(t));
             }
             assert_within("weight", &w, &ew, 1e-6);
-            assert_within("first moment", &m, &em, 1e-6);
-            assert_within("second moment", &v, &ev, 1e-6);
+            assert_within("first moment", m, &em, 1e-6);
+            assert_within("second moment", v, &ev, 1e-6);
             assert_eq!(rounded, w.to_kind(Kind::BFloat16));
         }
     }
 
+    /// What codes and scales stand for, by a look into the book.
+    fn widened(x: &Blockwise, signed: bool) -> Tensor {
+        let book = Tensor::from_slice(&crate::dynamic_codebook(signed));
+        let scales = x.scales.repeat_interleave_self_int(BLOCK as i64, 0, None);
+        let values = book.index_select(0, &x.codes.to_kind(Kind::Int64));
+        values * scales.narrow(0, 0, x.codes.size()[0])
+    }
+
+    /// Each of three updates starts from what the 8 bits stand for; what it leaves there is within half a step of a block's
+    /// largest.
     #[test]
-    fn square_sum_is_that_of_f64() {
-        let x = randn(&[CHUNK as i64 * 2 + 77], Kind::Float);
-        let expected = x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
-        assert!((square_sum(&[&x]) / expected - 1.0).abs() < 1e-6);
-        let twice = [&x, &x];
-        assert_eq!(square_sum(&twice), 2.0 * square_sum(&[&x]));
-        let by_norms = cuda::square_sum(&twice); // libtorch's way knows no device; on the CPU it adds one by one in fp32
-        assert!((by_norms / (2.0 * expected) - 1.0).abs() < 1e-3);
-        assert_eq!(square_sum(&[]), 0.0);
+    fn moments_in_8_bits_agree_with_the_formula_but_for_their_rounding() {
+        let n = CHUNK as i64 + 2 * BLOCK as i64 + 7;
+        let w = randn(&[n], Kind::Float);
+        let moments = Moments::Blockwise([(); 2].map(|()| Blockwise::zeros_like(&w)));
+        let Moments::Blockwise([m, v]) = &moments else { panic!("8 bits") };
+        for t in 1..=3 {
+            // Gradients of many sizes, as blocks across rows of an embedding have them.
+            let g = randn(&[n], Kind::Float) * (randn(&[n], Kind::Float) * 3.0).exp();
+            let before = [w.copy(), widened(m, true), widened(v, false)];
+            let [ew, em, ev] = twin(before.each_ref(), &g, &step(t));
+            adamw_(Weight::Fp32(&w), &g, &moments, &step(t));
+            assert_within("weight", &w, &ew, 1e-5);
+            for (what, x, signed, expected, half) in [
+                ("first moment", m, true, em, 0.45 / 64.0),
+                ("second moment", v, false, ev, 0.45 / 128.0),
+            ] {
+                let scales = x.scales.repeat_interleave_self_int(BLOCK as i64, 0, None);
+                let error = (widened(x, signed) - &expected).abs() / scales.narrow(0, 0, n);
+                let largest = error.max().double_value(&[]);
+                assert!(largest < half * 1.001, "{what}: {largest} of its block's largest");
+                assert!(largest > half * 0.5, "{what}: {largest}, as if nothing were rounded");
+                let lost = widened(x, signed).eq(0.0).logical_and(&expected.not_equal(0.0));
+                let lost = lost.sum(Kind::Int64).int64_value(&[]);
+                assert!(signed || lost == 0, "{what}: {lost} became zero");
+            }
+        }
+    }
+
+    /// Weights in bf16 alone: each becomes a neighbour of the formula's, their mean has no bias, and the bits are those of
+    /// their name.
+    #[test]
+    fn weights_in_bf16_are_rounded_by_chance_and_by_name() {
+        let n = 2 * CHUNK as i64 + 11;
+        let start = randn(&[n], Kind::BFloat16);
+        let g = randn(&[n], Kind::Float);
+        let small = AdamWStep { lr: 1e-4, weight_decay: 0.0, ..step(1) };
+        let run = |stream: u64| {
+            let (w, moments) = (start.copy(), zeros(&g));
+            adamw_(Weight::Bf16(&w, stream), &g, &moments, &small);
+            w
+        };
+        let [expected, ..] = twin([&start, &g.zeros_like(), &g.zeros_like()], &g, &small);
+        let (a, b) = (run(1), run(2));
+        assert_eq!(a, run(1));
+        assert_ne!(a, b);
+        let ulp = expected.abs().log2().floor().exp2() / 128.0;
+        let error = |w: &Tensor| (w.to_kind(Kind::Double) - &expected) / &ulp;
+        assert!(error(&a).abs().max().double_value(&[]) < 1.001, "further than a neighbour");
+        // lr is 1/80 of the step at 1: rounding to the nearest would move nothing.
+        let mean: Tensor =
+            (1..=40).map(|i| error(&run(i)).mean(Kind::Double)).sum::<Tensor>() / 40.0;
+        let bound = 5.0 * 0.5 / (40.0 * n as f64).sqrt();
+        assert!(mean.double_value(&[]).abs() < bound, "bias of {mean} ulp, at most {bound}");
+    }
+
+    fn zeros(x: &Tensor) -> Moments {
+        Moments::Fp32([(); 2].map(|()| x.zeros_like()))
     }
 }

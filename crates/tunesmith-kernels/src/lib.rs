@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod blockwise;
 mod codebook;
 mod context;
 mod cross_entropy;
@@ -13,15 +14,19 @@ mod gemm;
 mod matvec;
 mod node;
 mod parallel;
+pub mod random;
 mod rms_norm;
 mod rotary;
 mod simd;
+mod square_sum;
+mod stochastic;
 mod swiglu;
 #[cfg(test)]
 mod twin;
 
-pub use adamw::{AdamWStep, adamw_, square_sum};
+pub use adamw::{AdamWStep, Moments, Weight, adamw_};
 pub use attention::{AttentionShape, attention, attention_backward, attention_cached};
+pub use blockwise::{Blockwise, dynamic_codebook};
 pub use codebook::{dequantise_blocks, quantise_blocks};
 pub use context::use_fast_fp32_matmul;
 pub use cross_entropy::{LabelScores, label_scores, label_scores_backward_};
@@ -31,4 +36,5 @@ pub use matvec::{matvec, matvec_all, prefers_matvec};
 pub use node::attach_node;
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::rotate_;
+pub use square_sum::square_sum;
 pub use swiglu::{swiglu, swiglu_backward_};

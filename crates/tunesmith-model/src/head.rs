@@ -10,10 +10,10 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 /// Logits held at once, in elements: 64 MiB in fp32.
-const CHUNK_ELEMENTS: i64 = 1 << 24;
+pub(crate) const CHUNK_ELEMENTS: i64 = 1 << 24;
 /// The same on a GPU, 1 GiB in bf16: each chunk reads the whole weight and, where it is trained, adds to its whole
 /// gradient, which for 128 rows of Llama's 128,256 logits would be ten times the traffic of the product.
-const CHUNK_ELEMENTS_CUDA: i64 = 1 << 29;
+pub(crate) const CHUNK_ELEMENTS_CUDA: i64 = 1 << 29;
 
 /// The output projection; tied to the embedding where the model says so.
 #[derive(Debug)]

@@ -169,6 +169,11 @@ impl Linear {
         y
     }
 
+    /// Bytes that a node keeps of this layer per token, beside its input: what its adapter leaves.
+    pub(crate) fn kept_per_token(&self, bytes: u64) -> u64 {
+        self.loras.iter().map(|(_, lora)| lora.kept_per_token(bytes)).max().unwrap_or(0)
+    }
+
     /// A handle for a coarse node, which may go to another thread.
     pub(crate) fn op(&self, pass: &Pass) -> LinearOp {
         LinearOp {
@@ -309,6 +314,12 @@ impl LinearOp {
                 (y, Saved { lora: Some(saved) })
             }
         }
+    }
+
+    /// What [`forward`](Self::forward) of `x()` kept, without the product: bit for bit the same.
+    pub(crate) fn save(&self, x: impl FnOnce() -> Tensor) -> Saved {
+        let _no_grad = tch::no_grad_guard();
+        Saved { lora: self.lora.as_ref().map(|lora| lora.save(|| self.matrix(), &x())) }
     }
 
     /// Several layers of one input; a few rows pass all of them at once.

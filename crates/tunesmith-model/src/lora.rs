@@ -69,6 +69,12 @@ impl Lora {
         Some(x * mask)
     }
 
+    /// Bytes of a [`LoraSaved`] per token.
+    pub(crate) fn kept_per_token(&self, bytes: u64) -> u64 {
+        let size = |param: &Param| param.tensor.size().first().map_or(0, |&n| n as u64);
+        (size(&self.a) + self.magnitude.as_deref().map_or(0, size)) * bytes
+    }
+
     /// ‖W + s·BA‖ of each row, (O), fp32, without a gradient.
     pub(crate) fn norm(&self, w: &Tensor) -> Tensor {
         tch::no_grad(|| {
@@ -147,10 +153,9 @@ impl LoraOp {
         x: &Tensor,
     ) -> (Tensor, LoraSaved) {
         let kind = x.kind();
-        let mask = self.mask(x);
-        let dropped = mask.as_ref().map(|mask| x * mask);
+        let dropped = self.mask(x).map(|mask| x * mask);
         let input = dropped.as_ref().unwrap_or(x);
-        let low = input.matmul(&self.a.tensor.detach().to_kind(kind).tr());
+        let low = self.low(input);
         let b = self.b.tensor.detach().to_kind(kind);
         let mut y = x.linear(w, bias);
         let Some(magnitude) = &self.magnitude else {
@@ -171,6 +176,20 @@ impl LoraOp {
         }
         y += (&gain - 1.0) * &plain + &gain * &delta;
         (y, LoraSaved { low, dora: Some(DoraSaved { inner: plain + delta, gain, norm }) })
+    }
+
+    /// What [`forward`](Self::forward) keeps, with as few products as that takes.
+    pub(crate) fn save(&self, w: impl FnOnce() -> Tensor, x: &Tensor) -> LoraSaved {
+        if self.magnitude.is_some() {
+            return self.forward(&w(), None, x).1;
+        }
+        let dropped = self.mask(x).map(|mask| x * mask);
+        LoraSaved { low: self.low(dropped.as_ref().unwrap_or(x)), dora: None }
+    }
+
+    /// A x', (N, R).
+    fn low(&self, x: &Tensor) -> Tensor {
+        x.matmul(&self.a.tensor.detach().to_kind(x.kind()).tr())
     }
 
     /// Adds to the gradients of A, B and m, and to dx, W's part included, if that is wanted.

@@ -13,8 +13,6 @@ pub struct Pass<'a> {
     pub adapter: Option<usize>,
     /// What names the dropout masks of adapters; `None`: no dropout.
     pub dropout: Option<DropoutKey>,
-    /// Whether blocks compute again in the backward pass what they could have kept.
-    pub recompute: bool,
     /// Whether everything is computed by the plain twins, in ordinary autograd.
     pub plain: bool,
 }
@@ -40,7 +38,7 @@ impl DropoutKey {
 
 impl Default for Pass<'_> {
     fn default() -> Self {
-        Self { cache: None, adapter: Some(0), dropout: None, recompute: false, plain: false }
+        Self { cache: None, adapter: Some(0), dropout: None, plain: false }
     }
 }
 

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
-use tunesmith_kernels::{dequantise_blocks, quantise_blocks, supports};
+use tunesmith_kernels::{dequantise_blocks, dynamic_codebook, quantise_blocks, supports};
 
 /// Elements that share a scale.
 const BLOCK: i64 = 64;
@@ -210,7 +210,7 @@ impl Nf4 {
             }
         };
         let offset = scales.mean(Kind::Float);
-        let dynamic = Tensor::from_slice(&dynamic()).to_device(w.device());
+        let dynamic = Tensor::from_slice(&dynamic_codebook(true)).to_device(w.device());
         let (scales, scale2) = quantise(&(scales - &offset), &dynamic, GROUP);
         self.scales.copy_(&scales);
         self.scale2.copy_(&scale2);
@@ -261,7 +261,7 @@ impl Nf4 {
 
     /// The blocks' scales, (B), fp32.
     fn scales(&self) -> Tensor {
-        let dynamic = Tensor::from_slice(&dynamic()).to_device(self.scales.device());
+        let dynamic = Tensor::from_slice(&dynamic_codebook(true)).to_device(self.scales.device());
         let values = dynamic.index_select(0, &self.scales.to_kind(Kind::Int)); // (B)
         let of_block = self.scale2.repeat_interleave_self_int(GROUP, 0, None::<i64>);
         values * of_block.narrow(0, 0, self.scales.numel() as i64) + f64::from(self.offset)
@@ -317,28 +317,6 @@ fn in_blocks(x: &Tensor, block: i64) -> (Tensor, Tensor) {
     let padded = x.constant_pad_nd([0, n_blocks * block - n]).view([n_blocks, block]);
     let scales = padded.abs().amax([1i64].as_slice(), false);
     (padded, scales)
-}
-
-/// The 256 values of the scales' code (Dettmers 2015, "8-bit approximations"; signed, 7 exponent bits): seven decades,
-/// the i-th with 2ⁱ values evenly between 0.1 and 1 times its power of ten, both signs, 0 and 1.
-fn dynamic() -> Vec<f32> {
-    let mut values = vec![0.0f32, 1.0];
-    for decade in 0..7 {
-        let n = 1usize << decade;
-        let step = (1.0f32 - 0.1) / n as f32;
-        // As torch.linspace: from the nearer end, and rounded once.
-        let at = |i: usize| match i < n.div_ceil(2) {
-            true => step.mul_add(i as f32, 0.1),
-            false => (-step).mul_add((n - i) as f32, 1.0),
-        };
-        let power = 10f64.powi(decade - 6) as f32;
-        for i in 0..n {
-            let middle = power * ((at(i) + at(i + 1)) / 2.0);
-            values.extend([middle, -middle]);
-        }
-    }
-    values.sort_by(f32::total_cmp);
-    values
 }
 
 #[cfg(test)]
@@ -430,7 +408,7 @@ mod tests {
         let bytes =
             |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         assert_eq!(tables.tensor("nf4").unwrap().data(), bytes(&NF4));
-        assert_eq!(tables.tensor("scales").unwrap().data(), bytes(&dynamic()));
+        assert_eq!(tables.tensor("scales").unwrap().data(), bytes(&dynamic_codebook(true)));
 
         for shape in ["square", "wide", "tall", "many"] {
             for (dtype, kind) in [("fp32", Kind::Float), ("bf16", Kind::BFloat16)] {

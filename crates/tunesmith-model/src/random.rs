@@ -1,11 +1,7 @@
 //! Random numbers as pure functions of what they are for: no generator has a state to store.
 
 use tch::{Device, Kind, Tensor};
-
-/// What names the numbers of one tensor: a seed and a name.
-pub(crate) fn stream(seed: u64, name: &str) -> u64 {
-    name.bytes().fold(seed, |hash, byte| mix(hash ^ u64::from(byte)))
-}
+pub(crate) use tunesmith_kernels::random::{mix, stream};
 
 /// A standard normal number (Box–Muller), a pure function of `(stream, index)`.
 pub(crate) fn normal(stream: u64, index: u64) -> f64 {
@@ -21,14 +17,6 @@ pub(crate) fn uniform(stream: u64, shape: &[i64], device: Device) -> Tensor {
     let index = mix_tensor(&Tensor::arange(n, (Kind::Int64, device)));
     let bits = shift(&mix_tensor(&index.bitwise_xor(stream as i64)), 40);
     (bits.to_kind(Kind::Float) / (1 << 24) as f64).view(shape)
-}
-
-/// The finaliser of SplitMix64 (Steele et al. 2014).
-pub(crate) fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// [`mix`] of each element: libtorch's i64 arithmetic wraps.

@@ -3,7 +3,7 @@
 //! Shapes: N tokens of all documents, C model width.
 
 use crate::{
-    Adapter, Config, ModelError, Pass, Ragged, Storage,
+    Adapter, Config, ModelError, Pass, Ragged, Recompute, Storage,
     adapter::Module,
     attention::Attention,
     config::Position,
@@ -28,6 +28,8 @@ const SCORE: &str = "score";
 pub struct Transformer {
     /// What it is.
     pub config: Config,
+    /// What its blocks compute again in the backward pass.
+    pub recompute: Recompute,
     params: Vec<Rc<Param>>, // the base's, then the adapters'
     n_base: usize,
     pub(crate) adapters: Vec<Adapter>,
@@ -56,16 +58,17 @@ impl Block {
         x: &Tensor,
         ragged: &Ragged,
         rotation: Option<&Rotation>,
+        recompute: Recompute,
         pass: &mut Pass,
     ) -> Tensor {
         // Each half is one node where it has a fused form, and otherwise what is written here.
-        let half = self.attention.half(x, &self.input_norm, ragged, rotation, pass);
+        let half = self.attention.half(x, &self.input_norm, ragged, rotation, recompute, pass);
         let x = half.unwrap_or_else(|| {
             let normed = self.input_norm.forward(x, pass);
             x + self.attention.forward(&normed, ragged, rotation, pass)
         });
         self.mlp
-            .half(&x, &self.post_norm, pass)
+            .half(&x, &self.post_norm, recompute, pass)
             .unwrap_or_else(|| &x + self.mlp.forward(&self.post_norm.forward(&x, pass), pass))
     }
 }
@@ -122,6 +125,7 @@ impl Transformer {
             norm,
             head,
             score,
+            recompute: Recompute::None,
             config,
         }
     }
@@ -158,7 +162,7 @@ impl Transformer {
         }
         let rotation = self.rope.as_ref().map(|rope| rope.at(&ragged.positions, x.kind()));
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, ragged, rotation.as_ref(), pass);
+            x = block.forward(&x, ragged, rotation.as_ref(), self.recompute, pass);
             watch(&format!("{}{layer}", self.config.names.layer), &x);
         }
         if let Some(cache) = &mut pass.cache {
@@ -229,6 +233,11 @@ impl Transformer {
         let of_blocks =
             blocks.flat_map(|block| block.attention.linears().chain(block.mlp.linears()));
         of_blocks.chain([self.score.as_ref().unwrap_or(&self.head.linear)])
+    }
+
+    /// The halves of every block.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (&Attention, &Mlp)> {
+        self.blocks.iter().map(|block| (&block.attention, &block.mlp))
     }
 
     /// Adds an adapter whose modules have their parts already.

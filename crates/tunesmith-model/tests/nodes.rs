@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{Config, LoadOptions, Pass, Ragged, Transformer};
+use tunesmith_model::{
+    Config, DropoutKey, LoadOptions, LoraConfig, Pass, Ragged, Recompute, Transformer,
+};
 
 /// Every form a block may have; `gpt2` has none fused but the head and the embedding.
 const CONFIGS: [(&str, &str); 4] = [
@@ -40,7 +42,7 @@ fn model(config: &str, kind: Kind) -> Transformer {
 }
 
 /// Log-probabilities, and the gradient of a weighted sum of them by parameter, in two micro-batches.
-fn run(model: &Transformer, plain: bool, recompute: bool) -> Vec<(String, Tensor)> {
+fn run(model: &Transformer, plain: bool) -> Vec<(String, Tensor)> {
     let ids =
         |n: u32, salt: u32| (0..n).map(|i| (i * 31 + salt * 17 + 5) % 97).collect::<Vec<u32>>();
     let mut found = Vec::new();
@@ -48,16 +50,18 @@ fn run(model: &Transformer, plain: bool, recompute: bool) -> Vec<(String, Tensor
         let docs = [ids(9, salt), ids(1, salt + 1), ids(70, salt + 2)];
         let docs: Vec<&[u32]> = docs.iter().map(Vec::as_slice).collect();
         let ragged = Ragged::new(&docs, Device::Cpu);
-        let mut pass = Pass { plain, recompute, ..Pass::default() };
+        let dropout = Some(DropoutKey { seed: 1, step: 2, micro_batch: salt.into() }); // of adapters that drop
+        let mut pass = Pass { plain, dropout, ..Pass::default() };
         let hidden = model.hidden(&ragged, &mut pass).unwrap();
         let rows = Tensor::arange_start_step(0, 80, 2, (Kind::Int64, Device::Cpu));
         let labels = (&rows * 7 + 3).remainder(97);
         let scores = model.head().score(&hidden.index_select(0, &rows), &labels, &pass);
         let weights = (rows.to_kind(Kind::Float) * 0.7).sin(); // an objective of both signs
         let loss = (&scores.logprobs * weights).sum(Kind::Float);
-        let leaves: Vec<&Tensor> = model.params().iter().map(|param| &param.tensor).collect();
+        let trained: Vec<_> = model.params().iter().filter(|param| param.trainable()).collect();
+        let leaves: Vec<&Tensor> = trained.iter().map(|param| &param.tensor).collect();
         let grads = Tensor::run_backward(&[&loss], &leaves, false, false);
-        for (param, grad) in model.params().iter().zip(grads) {
+        for (param, grad) in trained.iter().zip(grads) {
             if grad.defined() {
                 param.main_grad().accumulate(&grad);
             }
@@ -65,7 +69,8 @@ fn run(model: &Transformer, plain: bool, recompute: bool) -> Vec<(String, Tensor
         found.push((format!("logprobs {salt}"), scores.logprobs.detach()));
         found.push((format!("correct {salt}"), scores.correct.to_kind(Kind::Float)));
     }
-    found.extend(model.params().iter().map(|param| {
+    let trained = model.params().iter().filter(|param| param.trainable());
+    found.extend(trained.map(|param| {
         (param.name.clone(), param.main_grad().take().expect("every parameter has a gradient"))
     }));
     found
@@ -81,8 +86,8 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 fn nodes_agree_with_their_twins_in_fp32() {
     for (name, config) in CONFIGS {
         let model = model(config, Kind::Float);
-        let found = run(&model, false, false);
-        for ((what, found), (_, expected)) in found.iter().zip(run(&model, true, false)) {
+        let found = run(&model, false);
+        for ((what, found), (_, expected)) in found.iter().zip(run(&model, true)) {
             let distance = distance(found, &expected);
             assert!(distance <= 1e-5, "{name}, {what}: {distance:e}");
         }
@@ -97,9 +102,9 @@ fn nodes_are_as_exact_as_their_twins_in_bf16() {
         for (narrow, wide) in narrow.params().iter().zip(wide.params()) {
             tch::no_grad(|| wide.tensor.shallow_clone().copy_(&narrow.tensor));
         }
-        let [found, twin] = [false, true].map(|plain| run(&narrow, plain, false));
+        let [found, twin] = [false, true].map(|plain| run(&narrow, plain));
         for (((what, found), (_, twin)), (_, exact)) in
-            found.iter().zip(&twin).zip(run(&wide, true, false))
+            found.iter().zip(&twin).zip(run(&wide, true))
         {
             if what.starts_with("correct") {
                 continue; // ties of rounded logits
@@ -113,12 +118,22 @@ fn nodes_are_as_exact_as_their_twins_in_bf16() {
 
 #[test]
 fn what_is_computed_again_is_the_same() {
+    let lora = |use_dora| LoraConfig { use_dora, dropout: 0.3, ..LoraConfig::default() };
+    let adapters = [None, Some(lora(false)), Some(lora(true))];
+    let kinds = [Kind::Float, Kind::BFloat16];
     for (name, config) in CONFIGS {
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let model = model(config, kind);
-            let kept = run(&model, false, false);
-            for ((what, again), (_, kept)) in run(&model, false, true).iter().zip(&kept) {
-                assert_eq!(again, kept, "{name}, {kind:?}, {what}");
+        let cases = kinds.into_iter().flat_map(|kind| adapters.iter().map(move |a| (kind, a)));
+        for (kind, adapter) in cases {
+            let mut model = model(config, kind);
+            if let Some(adapter) = adapter {
+                model.add_adapter(adapter, 3, true).unwrap();
+            }
+            let kept = run(&model, false);
+            for recompute in [Recompute::Mlp, Recompute::Blocks] {
+                model.recompute = recompute;
+                for ((what, again), (_, kept)) in run(&model, false).iter().zip(&kept) {
+                    assert_eq!(again, kept, "{name}, {kind:?}, {recompute:?}, {what}");
+                }
             }
         }
     }

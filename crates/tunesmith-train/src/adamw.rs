@@ -1,11 +1,15 @@
-//! AdamW (Loshchilov & Hutter 2019, algorithm 2), with fp32 master weights where the model is not fp32.
+//! AdamW (Loshchilov & Hutter 2019, algorithm 2). What it keeps of a parameter is a choice: the exact weight of a bf16 model
+//! in fp32, or none; moments in fp32, or in 8 bits. The kernels say what each costs and loses.
 
 use crate::TrainError;
 use serde::{Deserialize, Serialize};
 use std::{path::Path, rc::Rc};
 use tch::{Kind, Tensor};
-use tunesmith_kernels::{self as kernels, AdamWStep};
+use tunesmith_kernels::{self as kernels, AdamWStep, Blockwise, Moments, Weight, random};
 use tunesmith_model::{Param, Role, TensorFile};
+
+/// Parameters with fewer elements keep their moments in fp32, as in the paper: norms and biases, which weigh nothing.
+const SMALLEST_IN_8_BITS: usize = 4096;
 
 /// Knobs of the optimizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,33 @@ pub struct AdamWKnobs {
     pub lora_plus_ratio: f64,
     /// Largest gradient norm; longer gradients are scaled down. 0 switches clipping off.
     pub max_grad_norm: f64,
+    /// What stands behind the weights of a bf16 model: `fp32`, or `none`, and they are rounded by chance.
+    pub master: Master,
+    /// How means of past gradients are kept: `fp32`, or `8bit`.
+    pub moments: MomentKind,
+}
+
+/// What stands behind weights in bf16, whose steps are too wide for small updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Master {
+    /// A copy in fp32: exact, 4 bytes per weight.
+    #[default]
+    Fp32,
+    /// Nothing: updates are rounded by chance, and arrive on the average.
+    None,
+}
+
+/// How the moments are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MomentKind {
+    /// 8 bytes per weight.
+    #[default]
+    #[serde(rename = "fp32")]
+    Fp32,
+    /// In blocks of 256 that share a scale, 2.03 bytes per weight; tensors of fewer than 4096 elements stay in fp32.
+    #[serde(rename = "8bit")]
+    Bits8,
 }
 
 impl Default for AdamWKnobs {
@@ -34,6 +65,8 @@ impl Default for AdamWKnobs {
             weight_decay: 0.0,
             lora_plus_ratio: 1.0,
             max_grad_norm: 1.0,
+            master: Master::default(),
+            moments: MomentKind::default(),
         }
     }
 }
@@ -47,31 +80,53 @@ pub struct AdamW {
 
 struct Slot {
     param: Rc<Param>,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    moments: Moments,
     lr_scale: f64,
     master: Option<Tensor>, // fp32 copy of a parameter that is not
+    stream: u64,            // names the random bits of a parameter without
 }
 
 impl Slot {
-    /// By the kernel where there is one for the place and dtype.
-    fn update(&mut self, grad: &Tensor, step: &AdamWStep) {
-        let weight = self.master.as_ref().unwrap_or(&self.param.tensor);
-        let plain = match self.param.tensor.kind() {
-            Kind::Float | Kind::BFloat16 => !kernels::supports(weight),
-            _ => true,
+    fn new(param: &Rc<Param>, knobs: &AdamWKnobs) -> Self {
+        let (tensor, kind) = (&param.tensor, param.tensor.kind());
+        let alone = kind == Kind::Float || (kind == Kind::BFloat16 && knobs.master == Master::None);
+        let small = tensor.numel() < SMALLEST_IN_8_BITS;
+        let moments = match knobs.moments {
+            MomentKind::Bits8 if !small && kernels::supports(tensor) => {
+                Moments::Blockwise([(); 2].map(|()| Blockwise::zeros_like(tensor)))
+            }
+            _ => {
+                let zeros = || Tensor::zeros(tensor.size(), (Kind::Float, tensor.device()));
+                Moments::Fp32([zeros(), zeros()])
+            }
         };
-        if plain {
-            return self.update_plain(grad, step);
+        Self {
+            param: param.clone(),
+            moments,
+            lr_scale: if param.role == Role::LoraB { knobs.lora_plus_ratio } else { 1.0 },
+            master: (!alone).then(|| tensor.detach().to_kind(Kind::Float)),
+            stream: random::stream(0, &param.name),
         }
-        let rounded = self.master.is_some().then_some(&self.param.tensor);
-        kernels::adamw_(weight, rounded, grad, [&self.exp_avg, &self.exp_avg_sq], step);
     }
 
-    /// The twin of the kernel.
+    /// By the kernel where there is one for the place and dtype.
+    fn update(&mut self, grad: &Tensor, step: &AdamWStep) {
+        let weight = &self.param.tensor;
+        let place = match &self.master {
+            _ if !kernels::supports(weight) => return self.update_plain(grad, step),
+            Some(master) => Weight::Master(master, weight),
+            None if weight.kind() == Kind::Float => Weight::Fp32(weight),
+            None => Weight::Bf16(weight, random::mix(self.stream ^ step.t as u64)),
+        };
+        kernels::adamw_(place, grad, &self.moments, step);
+    }
+
+    /// The twin of the kernel, for what it does not know: a master, if there is one, and moments in fp32.
     fn update_plain(&mut self, grad: &Tensor, step: &AdamWStep) {
         let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
-        let Self { param, exp_avg, exp_avg_sq, master, .. } = self;
+        let Self { param, moments: Moments::Fp32([exp_avg, exp_avg_sq]), master, .. } = self else {
+            return;
+        };
         let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
         let grad = grad * clip;
         let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
@@ -85,6 +140,28 @@ impl Slot {
         if let Some(master) = master {
             param.tensor.shallow_clone().copy_(master);
         }
+    }
+
+    /// Moments and master under the names they have in a checkpoint.
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = Vec::new();
+        let mut put = |what: &str, tensor: &Tensor| {
+            state.push((format!("{what}.{}", self.param.name), tensor.shallow_clone()));
+        };
+        match &self.moments {
+            Moments::Fp32([exp_avg, exp_avg_sq]) => {
+                put("exp_avg", exp_avg);
+                put("exp_avg_sq", exp_avg_sq);
+            }
+            Moments::Blockwise([exp_avg, exp_avg_sq]) => {
+                put("exp_avg", &exp_avg.codes);
+                put("exp_avg_scale", &exp_avg.scales);
+                put("exp_avg_sq", &exp_avg_sq.codes);
+                put("exp_avg_sq_scale", &exp_avg_sq.scales);
+            }
+        }
+        self.master.iter().for_each(|master| put("master", master));
+        state
     }
 }
 
@@ -105,15 +182,24 @@ impl Gradients {
 impl AdamW {
     /// Zero moments for every trainable parameter of `params`.
     pub fn new(knobs: AdamWKnobs, params: &[Rc<Param>]) -> Self {
-        let slot = |param: &Rc<Param>| {
-            let zeros = || param.tensor.zeros_like().to_kind(Kind::Float).detach();
-            let master = (param.tensor.kind() != Kind::Float)
-                .then(|| param.tensor.detach().to_kind(Kind::Float));
-            let lr_scale = if param.role == Role::LoraB { knobs.lora_plus_ratio } else { 1.0 };
-            Slot { param: param.clone(), exp_avg: zeros(), exp_avg_sq: zeros(), lr_scale, master }
-        };
-        let slots = tch::no_grad(|| params.iter().filter(|p| p.trainable()).map(slot).collect());
+        let trained = params.iter().filter(|p| p.trainable());
+        let slots = tch::no_grad(|| trained.map(|param| Slot::new(param, &knobs)).collect());
         Self { knobs, slots, step: 0 }
+    }
+
+    /// The same whose random bits, where weights are rounded by chance, are those of `seed`. Without it they are of seed 0.
+    #[must_use]
+    pub fn seeded(mut self, seed: u64) -> Self {
+        for slot in &mut self.slots {
+            slot.stream = random::stream(seed, &slot.param.name);
+        }
+        self
+    }
+
+    /// Whether weights are rounded by chance: a small update then moves few of them, by a whole step each.
+    pub fn rounds_by_chance(&self) -> bool {
+        let alone = |slot: &Slot| slot.master.is_none() && slot.param.tensor.kind() != Kind::Float;
+        self.slots.iter().any(alone)
     }
 
     /// Takes what the backward passes of this step left in the parameters, and measures it.
@@ -179,31 +265,43 @@ impl AdamW {
 
     /// Moments and master weights, each under the name it has in a checkpoint.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let of = |slot: &Slot| {
-            let named = |kind: &str, tensor: &Tensor| {
-                (format!("{kind}.{}", slot.param.name), tensor.shallow_clone())
-            };
-            let master = slot.master.as_ref().map(|master| named("master", master));
-            [named("exp_avg", &slot.exp_avg), named("exp_avg_sq", &slot.exp_avg_sq)]
-                .into_iter()
-                .chain(master)
-        };
-        self.slots.iter().flat_map(of).collect()
+        self.slots.iter().flat_map(Slot::state).collect()
     }
 
     /// Puts back what [`state`](Self::state) gave after `step` updates. `path`: where `file` lies, for errors.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape: the file belongs to another model.
+    /// A tensor that is missing or has another shape or dtype: the file belongs to another model, or to another choice of
+    /// what is kept.
     pub fn restore(&mut self, file: &TensorFile, path: &Path, step: u64) -> Result<(), TrainError> {
         let _no_grad = tch::no_grad_guard();
-        for (name, mut target) in self.state() {
-            let (found, expected) = (file.shape(&name), target.size());
-            if found.as_ref() != Some(&expected) {
-                let reason = format!("{name}: expected shape {expected:?}, found {found:?}");
+        let state = self.state();
+        let described = |shape: Option<Vec<i64>>, kind: Option<Kind>| match (shape, kind) {
+            (Some(shape), Some(kind)) => format!("{kind:?} {shape:?}"),
+            _ => "none".to_owned(),
+        };
+        for (name, target) in &state {
+            let expected = described(Some(target.size()), Some(target.kind()));
+            let found = described(file.shape(name), file.kind(name));
+            if found != expected {
+                let reason = format!(
+                    "{name}: expected {expected}, found {found}\n\
+                     help: optimizer.master and optimizer.moments must be those of the checkpoint"
+                );
                 return Err(TrainError::BadCheckpoint { path: path.into(), reason });
             }
-            target.copy_(&file.tensor(&name)?);
+        }
+        if let Some(other) =
+            file.names().into_iter().find(|name| state.iter().all(|(n, _)| n != name))
+        {
+            let reason = format!(
+                "{other}: expected no such tensor\n\
+                 help: optimizer.master and optimizer.moments must be those of the checkpoint"
+            );
+            return Err(TrainError::BadCheckpoint { path: path.into(), reason });
+        }
+        for (name, mut target) in state {
+            target.copy_(&file.stored(&name)?);
         }
         self.step = step;
         Ok(())

@@ -11,7 +11,7 @@ mod spike;
 mod step;
 mod trainer;
 
-pub use adamw::{AdamW, AdamWKnobs, Gradients};
+pub use adamw::{AdamW, AdamWKnobs, Gradients, Master, MomentKind};
 pub use checkpoint::{
     Best, Checkpoint, Disk, Keep, Op, RunState, Snapshot, Verdict, check_space, commit_dir,
     free_bytes, is_writable,

@@ -187,6 +187,9 @@ pub(crate) struct KnobArgs {
     /// model.device: cpu or cuda
     #[arg(long)]
     pub(crate) device: Option<String>,
+    /// model.recompute: auto, none, mlp or blocks
+    #[arg(long)]
+    pub(crate) recompute: Option<String>,
     /// seed: names every random choice
     #[arg(long)]
     pub(crate) seed: Option<String>,
@@ -219,6 +222,7 @@ impl KnobArgs {
             ("--accumulate", "train.accumulate", &self.accumulate),
             ("--dtype", "model.dtype", &self.dtype),
             ("--device", "model.device", &self.device),
+            ("--recompute", "model.recompute", &self.recompute),
             ("--seed", "seed", &self.seed),
             ("--packing", "data.packing", &self.packing),
             ("--on-bad-row", "data.on_bad_row", &self.on_bad_row),

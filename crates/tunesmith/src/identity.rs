@@ -10,9 +10,11 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Values of the recipe that may change freely: how long, how often, what is shown, and where things lie.
-const FREE: [&str; 19] = [
+const FREE: [&str; 21] = [
     "source",
     "model.device",
+    "model.recompute",
+    "model.memory_gb",
     "data.dataset",
     "data.eval_rows",
     "data.prepared",

@@ -1,6 +1,6 @@
 //! What a run trains with, as it is before step 0: training, rehearsal and replay begin with the same.
 
-use crate::{load, objective, prepare::Prepared};
+use crate::{load, memory, objective, prepare::Prepared};
 use anyhow::Result;
 use tunesmith_model::Transformer;
 use tunesmith_train::{AdamW, Objective};
@@ -10,6 +10,8 @@ pub(crate) struct Job {
     pub(crate) model: Transformer,
     pub(crate) objective: Box<dyn Objective>,
     pub(crate) optimizer: AdamW,
+    /// What a step will take of memory; the model follows it.
+    pub(crate) memory: memory::Plan,
 }
 
 impl Job {
@@ -19,7 +21,9 @@ impl Job {
         let device = load::device(recipe.model.device)?;
         let mut model = load::for_training(recipe, &prepared.config, &prepared.model_dir, device)?;
         let objective = objective::build(prepared, &mut model, device)?;
-        let optimizer = AdamW::new(recipe.optimizer.clone(), model.params());
-        Ok(Self { model, objective, optimizer })
+        let optimizer = AdamW::new(recipe.optimizer.clone(), model.params()).seeded(recipe.seed);
+        let memory = memory::Plan::new(recipe, &model, &optimizer);
+        model.recompute = memory.recompute;
+        Ok(Self { model, objective, optimizer, memory })
     }
 }

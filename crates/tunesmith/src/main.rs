@@ -11,6 +11,7 @@ mod identity;
 mod job;
 mod load;
 mod locate;
+mod memory;
 mod objective;
 mod owner;
 mod preflight;

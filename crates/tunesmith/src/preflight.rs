@@ -14,7 +14,7 @@ use std::{io::Write, path::Path};
 /// Checks that fail, and whatever would stop the run later.
 pub(crate) fn run(prepared: &Prepared, place: &Path) -> Result<()> {
     let recipe = &prepared.recipe;
-    let Job { model, objective, mut optimizer } = Job::open(prepared)?;
+    let Job { model, objective, mut optimizer, .. } = Job::open(prepared)?;
     let objective = objective.as_ref();
     let examples = tokens::probed(prepared);
     let findings =

@@ -8,7 +8,7 @@ pub(crate) use layers::{Layers, Origin};
 use crate::{cli::SourceChoice, objective::ObjectiveKnobs};
 use serde::{Deserialize, Serialize};
 use tunesmith_data::{OnBadRow, Packing};
-use tunesmith_model::{LoraConfig, Storage};
+use tunesmith_model::{LoraConfig, Recompute, Storage};
 use tunesmith_tokens::{TrainOn, Truncate};
 use tunesmith_train::{AdamWKnobs, Schedule, TrainKnobs};
 
@@ -44,6 +44,10 @@ pub(crate) struct ModelKnobs {
     pub(crate) storage: Storage,
     /// Special tokens to add, those of them that the model lacks: each gets a row in the embedding and in the head.
     pub(crate) new_tokens: Vec<String>,
+    /// What is computed again in the backward pass, so that the forward pass need not keep it; `auto`: what memory asks for.
+    pub(crate) recompute: RecomputeChoice,
+    /// Memory that a run may take, in GB (10⁹ bytes); 0: what the machine has.
+    pub(crate) memory_gb: f64,
     /// Fresh weights instead of the model's.
     pub(crate) from_scratch: bool,
 }
@@ -72,6 +76,30 @@ pub(crate) enum DeviceName {
     #[default]
     Cpu,
     Cuda,
+}
+
+/// What is computed again in the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RecomputeChoice {
+    /// Nothing where that fits into memory, else as little as does.
+    #[default]
+    Auto,
+    None,
+    Mlp,
+    Blocks,
+}
+
+impl RecomputeChoice {
+    /// The policy that is asked for, if one is.
+    pub(crate) fn policy(self) -> Option<Recompute> {
+        match self {
+            Self::Auto => None,
+            Self::None => Some(Recompute::None),
+            Self::Mlp => Some(Recompute::Mlp),
+            Self::Blocks => Some(Recompute::Blocks),
+        }
+    }
 }
 
 /// What is trained in place of the model's own weights.
@@ -168,6 +196,8 @@ impl Default for ModelKnobs {
             device: DeviceName::default(),
             storage: Storage::default(),
             new_tokens: Vec::new(),
+            recompute: RecomputeChoice::default(),
+            memory_gb: 0.0,
             from_scratch: false,
         }
     }
@@ -264,6 +294,12 @@ impl Recipe {
                 "model.new_tokens",
                 "texts that are not empty",
                 format!("{:?}", self.model.new_tokens),
+            ),
+            (
+                self.model.memory_gb.is_finite() && self.model.memory_gb >= 0.0,
+                "model.memory_gb",
+                "a number of at least 0",
+                self.model.memory_gb.to_string(),
             ),
             (self.data.batch >= 1, "data.batch", "at least 1", self.data.batch.to_string()),
             (

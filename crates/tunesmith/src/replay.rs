@@ -58,7 +58,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let plan = Plan::new(&args)?;
     let clock = plan.recipe.data.clock;
     let prepared = plan.prepare(if clock == 0 { now() } else { clock })?;
-    let Job { model, objective, mut optimizer } = Job::open(&prepared)?;
+    let Job { model, objective, mut optimizer, .. } = Job::open(&prepared)?;
     if replay.checkpoint.is_some() {
         let root = run.join("checkpoints");
         Checkpoint::at(&Disk::default(), &root, replay.step - 1)?

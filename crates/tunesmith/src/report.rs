@@ -1,6 +1,6 @@
 //! The report of a run: what the page holds, and the few lines that the terminal sees.
 
-use crate::{prepare::Prepared, run_dir::RunDir};
+use crate::{memory, prepare::Prepared, run_dir::RunDir};
 use anyhow::{Context, Result};
 use std::{
     io::{IsTerminal, Write},
@@ -31,6 +31,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) first_batch: Option<&'a Batch>,
     /// Of the last evaluation, where there are classes.
     pub(crate) confusion: Option<&'a Confusion>,
+    pub(crate) memory: &'a memory::Plan,
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) training: Duration,
     pub(crate) total: Duration,
@@ -119,6 +120,7 @@ pub(crate) fn write(facts_: &Facts, dir: &RunDir) -> Result<()> {
             .chain(unread(ledger))
             .collect(),
     }));
+    report.push(facts("Memory, as planned", &facts_.memory.rows()));
     report.push(facts("Machine and versions", &machine()));
     let rest = facts_.total.saturating_sub(facts_.training);
     report.push(timing(&[

@@ -1,15 +1,16 @@
 //! From CUDA C to machine code, by NVRTC.
 
-use crate::KernelError;
+use crate::{KernelError, dynamic_codebook};
 use cudarc::nvrtc::sys;
 use std::ffi::{CStr, CString, c_char};
 use tch::Kind;
 
 const PRELUDE: &str = include_str!("../../cuda/prelude.cuh");
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     include_str!("../../cuda/rms_norm.cu"),
     include_str!("../../cuda/elementwise.cu"),
     include_str!("../../cuda/label_scores.cu"),
+    include_str!("../../cuda/adamw.cu"),
 ];
 
 /// Whether the compiler's library can be loaded here.
@@ -23,7 +24,9 @@ pub fn nvrtc_is_here() -> bool {
 /// # Errors
 /// What the compiler says.
 pub fn compile(kind: Kind, architecture: i32) -> Result<Vec<u8>, KernelError> {
-    let source = [&[PRELUDE], &SOURCES[..]].concat().join("\n");
+    let books = [book("SIGNED_BOOK", true), book("UNSIGNED_BOOK", false)];
+    let source = [&[PRELUDE], &books.each_ref().map(String::as_str)[..], &SOURCES[..]];
+    let source = source.concat().join("\n");
     let source = c_string(source)?;
     let mut options = vec![
         c_string(format!("--gpu-architecture=sm_{architecture}"))?,
@@ -47,6 +50,13 @@ pub fn compile(kind: Kind, architecture: i32) -> Result<Vec<u8>, KernelError> {
         check(sys::nvrtcDestroyProgram(&mut program))?;
         result
     }
+}
+
+/// A codebook as a table of CUDA C.
+fn book(name: &str, signed: bool) -> String {
+    let values = dynamic_codebook(signed).into_iter().map(|value| format!("{value:e}f"));
+    let values = values.collect::<Vec<_>>().join(", ");
+    format!("__device__ const float {name}[256] = {{{values}}};")
 }
 
 /// # Safety

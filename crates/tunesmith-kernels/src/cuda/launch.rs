@@ -33,6 +33,8 @@ pub(super) enum Arg<'a> {
     Labels(&'a Tensor),
     /// `bool *`.
     Flags(&'a Tensor),
+    /// `u8 *`.
+    Codes(&'a Tensor),
     Int(i32),
     Long(i64),
     Float(f32),
@@ -50,6 +52,7 @@ impl Arg<'_> {
             Self::Floats(x) | Self::MaybeFloats(Some(x)) => (x, Kind::Float),
             Self::Labels(x) => (x, Kind::Int64),
             Self::Flags(x) => (x, Kind::Bool),
+            Self::Codes(x) => (x, Kind::Uint8),
             Self::Maybe(None) | Self::MaybeFloats(None) => return 0,
             Self::Int(x) => return u64::from(x as u32),
             Self::Long(x) => return x as u64,

@@ -1,7 +1,7 @@
 //! The kernels as functions of tensors: same signatures and results as on the CPU.
 
 use super::launch::{Arg, Grid, launch};
-use crate::{AdamWStep, LabelScores, adamw::Factors, element::rows, ffi};
+use crate::{AdamWStep, LabelScores, Moments, Weight, adamw::Factors, element::rows, ffi};
 use tch::{Kind, Tensor};
 
 /// Enough blocks for any GPU of today to hide its memory's latency behind.
@@ -147,14 +147,26 @@ pub(crate) fn label_scores_backward_(
     launch(c"label_scores_backward", logits.kind(), logits.device(), grid, &args);
 }
 
-pub(crate) fn adamw_(
-    weight: &Tensor,
-    rounded: Option<&Tensor>,
-    grad: &Tensor,
-    [exp_avg, exp_avg_sq]: [&Tensor; 2],
-    step: &AdamWStep,
-) {
-    let n = weight.numel();
+/// A weight without fp32 is at `copy`; `stream` names its random bits.
+pub(crate) fn adamw_(weight: Weight, grad: &Tensor, moments: &Moments, step: &AdamWStep) {
+    let n = grad.numel();
+    let (w, copy, stream) = match weight {
+        Weight::Fp32(w) => (Some(w), None, 0),
+        Weight::Master(w, copy) => (Some(w), Some(copy), 0),
+        Weight::Bf16(w, stream) => (None, Some(w), stream),
+    };
+    let mut args =
+        vec![Arg::MaybeFloats(w), Arg::Maybe(copy), Arg::Long(stream as i64), Arg::Floats(grad)];
+    let name = match moments {
+        Moments::Fp32(both) => {
+            args.extend(both.iter().map(Arg::Floats));
+            c"adamw"
+        }
+        Moments::Blockwise(both) => {
+            args.extend(both.iter().flat_map(|x| [Arg::Codes(&x.codes), Arg::Floats(&x.scales)]));
+            c"adamw_blockwise"
+        }
+    };
     let f = Factors::of(step);
     let numbers = [
         f.clip,
@@ -166,17 +178,10 @@ pub(crate) fn adamw_(
         f.rate,
         f.inv_sqrt_bias2,
     ];
-    let tensors = [
-        Arg::Floats(weight),
-        Arg::Maybe(rounded),
-        Arg::Floats(grad),
-        Arg::Floats(exp_avg),
-        Arg::Floats(exp_avg_sq),
-        Arg::Long(n as i64),
-    ];
-    let args: Vec<Arg> = tensors.into_iter().chain(numbers.map(Arg::Float)).collect();
-    // The copy is bf16 if it is there at all.
-    launch(c"adamw", Kind::BFloat16, weight.device(), strided(n, 1), &args);
+    args.push(Arg::Long(n as i64));
+    args.extend(numbers.map(Arg::Float));
+    // What is not fp32 is bf16. A block of threads is as large as a block of 8-bit moments.
+    launch(name, Kind::BFloat16, grad.device(), strided(n, 1), &args);
 }
 
 /// The norms are summed by libtorch in fp32, in blocks; their squares are added in fp64.

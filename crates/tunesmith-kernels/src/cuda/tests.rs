@@ -3,8 +3,9 @@
 
 use super::load;
 use crate::{
-    AdamWStep, AttentionShape, adamw_, attention, attention_backward, label_scores,
-    label_scores_backward_, rms_norm, rms_norm_backward, rotate_, swiglu, swiglu_backward_,
+    AdamWStep, AttentionShape, Blockwise, Moments, Weight, adamw_, attention, attention_backward,
+    label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_, swiglu,
+    swiglu_backward_,
     twin::{assert_close, assert_within, randn},
 };
 use tch::{Device, Kind, Tensor};
@@ -96,23 +97,38 @@ fn scores() {
     }
 }
 
+/// Moments in 8 bits of the same numbers may differ by a code where an ulp decides; a weight rounded by chance, by a step.
 #[test]
 fn updates() {
     let Some(device) = gpu() else { return };
     let (lr, eps, t) = (1e-3, 1e-8, 3);
     let step = AdamWStep { lr, beta1: 0.9, beta2: 0.999, eps, weight_decay: 0.1, clip: 0.5, t };
-    let n = 10_001;
-    let moment = randn(&[n], Kind::Float).square();
-    let inputs = [
-        randn(&[n], Kind::Float),
-        Tensor::zeros([n], (Kind::BFloat16, Device::Cpu)),
-        randn(&[n], Kind::Float),
-        randn(&[n], Kind::Float),
-        moment,
-    ];
+    let n = 70_001;
+    let (w, narrow) = (randn(&[n], Kind::Float), randn(&[n], Kind::BFloat16));
+    let (g, m, v) =
+        (randn(&[n], Kind::Float), randn(&[n], Kind::Float), randn(&[n], Kind::Float).square());
+    let inputs = [w, narrow, g, m, v];
     both("adamw", device, &inputs, |t| {
-        adamw_(&t[0], Some(&t[1]), &t[2], [&t[3], &t[4]], &step);
+        let moments = Moments::Fp32([t[3].shallow_clone(), t[4].shallow_clone()]);
+        adamw_(Weight::Master(&t[0], &t[1]), &t[2], &moments, &step);
         t.iter().map(Tensor::shallow_clone).collect()
+    });
+    both("adamw in bf16 alone", device, &inputs, |t| {
+        let moments = Moments::Fp32([t[3].shallow_clone(), t[4].shallow_clone()]);
+        adamw_(Weight::Bf16(&t[1], 5), &t[2], &moments, &step);
+        t.iter().map(Tensor::shallow_clone).collect()
+    });
+    both("adamw in 8 bits", device, &inputs, |t| {
+        let blocks = [(); 2].map(|()| Blockwise::zeros_like(&t[0]));
+        let scales = blocks.each_ref().map(|x| x.scales.shallow_clone());
+        let codes = blocks.each_ref().map(|x| x.codes.shallow_clone());
+        let moments = Moments::Blockwise(blocks);
+        for _ in 0..3 {
+            adamw_(Weight::Fp32(&t[0]), &t[2], &moments, &step);
+        }
+        // Of 256 codes one more or less is 4e-3 of the largest: as bf16 is compared.
+        let codes = codes.map(|x| x.to_kind(Kind::BFloat16));
+        scales.into_iter().chain(codes).chain([t[0].to_kind(Kind::BFloat16)]).collect()
     });
 }
 

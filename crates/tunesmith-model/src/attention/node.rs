@@ -2,15 +2,16 @@
 //!
 //! Shapes: N tokens, H query heads, K key/value heads, D head size, C width.
 //!
-//! Kept for the backward pass, per token: q, k, v, the attended values, lse; the norm is made again. With
-//! [`Pass::recompute`] nothing is kept but x. The twin is [`Attention::forward`] between a norm and an addition.
+//! Kept for the backward pass, per token: q, k, v, the attended values, lse; the norm is made again. Under
+//! [`Recompute::Blocks`] nothing is kept but x. The twin is [`Attention::forward`] between a norm and an addition.
 
 use super::Attention;
 use crate::{
-    KvCache, Pass, Ragged,
+    KvCache, Pass, Ragged, Recompute,
     linear::{Dx, LinearOp, Saved},
     node,
     norm::{Norm, NormOp},
+    recompute::RSTD,
     rope::Rotation,
 };
 use tch::{Device, Tensor};
@@ -53,6 +54,7 @@ impl Attention {
         norm: &Norm,
         ragged: &Ragged,
         rotation: Option<&Rotation>,
+        recompute: Recompute,
         pass: &Pass,
     ) -> Option<Tensor> {
         // On the GPU, a prompt that goes into a cache is read by the twin; single tokens have their own way.
@@ -73,12 +75,30 @@ impl Attention {
         let (y, kept) = tch::no_grad(|| half.forward(&input));
         let leaves = half.leaves();
         let leaves: Vec<Tensor> = leaves.iter().map(|leaf| leaf.shallow_clone()).collect();
-        let kept = (!pass.recompute).then_some(kept);
+        let kept = (recompute < Recompute::Blocks).then_some(kept);
         node::attach(c"attention", x, &leaves, &y, move |dy, want_dx| {
-            let kept = kept.unwrap_or_else(|| half.forward(&input).1);
+            let kept = kept.unwrap_or_else(|| tch::no_grad(|| half.again(&input)));
             half.backward(&input, kept, dy, want_dx)
         });
         Some(y)
+    }
+
+    /// Bytes that [`half`](Self::half) keeps per token, in a stream of `bytes` per element; `None` where it does not apply.
+    pub(crate) fn kept_per_token(&self, bytes: u64, recompute: Recompute) -> Option<u64> {
+        let [q, _, _] = &self.qkv[..] else { return None };
+        let x = q.n_in as u64 * bytes;
+        if recompute == Recompute::Blocks {
+            return Some(x);
+        }
+        let [n_q, n_k, n_v] = self.heads.map(|n| n as u64);
+        let width = |n_heads: u64| n_heads * self.head_dim as u64 * bytes;
+        let (qkv, out, lse) = (width(n_q + n_k + n_v), width(n_q), n_q * 4);
+        let raw = match self.qk_norm {
+            Some(_) => width(n_q + n_k) + (n_q + n_k) * RSTD,
+            None => 0,
+        };
+        let saved = self.linears().map(|linear| linear.kept_per_token(bytes)).sum::<u64>();
+        Some(x + RSTD + qkv + out + lse + raw + saved)
     }
 
     fn op(
@@ -147,13 +167,26 @@ impl Half {
     }
 
     fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
+        let mut kept = self.attended(x);
+        let (mut y, saved_o) = self.o.forward(&self.flat(&kept.out));
+        kept.saved_o = saved_o;
+        y += x;
+        (y, kept)
+    }
+
+    /// All that the forward pass kept, without its output: the last product is not made.
+    fn again(&self, x: &Tensor) -> Kept {
+        let mut kept = self.attended(x);
+        kept.saved_o = self.o.save(|| self.flat(&kept.out));
+        kept
+    }
+
+    fn attended(&self, x: &Tensor) -> Kept {
         let (normed, rstd) = self.norm.forward(x);
         let Projected { qkv, raw, saved_qkv } = self.project(&normed);
         let [q, k, v] = &qkv;
         let (out, lse) = kernels::attention(q, k, v, &self.shape);
-        let (mut y, saved_o) = self.o.forward(&self.flat(&out));
-        y += x;
-        (y, Kept { rstd, qkv, raw, out, lse, saved_qkv, saved_o })
+        Kept { rstd, qkv, raw, out, lse, saved_qkv, saved_o: Saved::default() }
     }
 
     /// The forward pass of sequences that continue what `cache` holds.

@@ -3,15 +3,16 @@
 //! Shapes: N tokens, C width, I width inside.
 //!
 //! Kept for the backward pass: gate and up; the norm and the product are made again, which costs two passes over memory
-//! and saves as much as is kept. With [`Pass::recompute`] nothing is kept but x. The twin is [`Mlp::forward`].
+//! and saves as much as is kept. Under any [`Recompute`] nothing is kept but x. The twin is [`Mlp::forward`].
 
 use super::Mlp;
 use crate::{
-    Pass,
+    Pass, Recompute,
     config::Activation,
     linear::{Dx, LinearOp, Saved},
     node,
     norm::{Norm, NormOp},
+    recompute::RSTD,
 };
 use tch::Tensor;
 use tunesmith_kernels as kernels;
@@ -33,7 +34,13 @@ struct Kept {
 
 impl Mlp {
     /// x (N, C) → x + mlp(norm(x)); `None` where there is no fused form.
-    pub(crate) fn half(&self, x: &Tensor, norm: &Norm, pass: &Pass) -> Option<Tensor> {
+    pub(crate) fn half(
+        &self,
+        x: &Tensor,
+        norm: &Norm,
+        recompute: Recompute,
+        pass: &Pass,
+    ) -> Option<Tensor> {
         if self.activation != Activation::Silu || !node::fits(x, pass) {
             return None;
         }
@@ -46,12 +53,26 @@ impl Mlp {
         let input = x.detach().contiguous();
         let (y, kept) = tch::no_grad(|| half.forward(&input));
         let leaves: Vec<Tensor> = half.leaves().iter().map(|leaf| leaf.shallow_clone()).collect();
-        let kept = (!pass.recompute).then_some(kept);
+        let kept = (recompute == Recompute::None).then_some(kept);
         node::attach(c"mlp", x, &leaves, &y, move |dy, want_dx| {
-            let kept = kept.unwrap_or_else(|| half.forward(&input).1);
+            let kept = kept.unwrap_or_else(|| tch::no_grad(|| half.again(&input)));
             half.backward(&input, kept, dy, want_dx)
         });
         Some(y)
+    }
+
+    /// Bytes that [`half`](Self::half) keeps per token, in a stream of `bytes` per element; `None` where it does not apply.
+    pub(crate) fn kept_per_token(&self, bytes: u64, recompute: Recompute) -> Option<u64> {
+        if self.activation != Activation::Silu || self.gate.is_none() {
+            return None;
+        }
+        let x = self.up.n_in as u64 * bytes;
+        if recompute > Recompute::None {
+            return Some(x);
+        }
+        let inner = 2 * self.up.n_out as u64 * bytes;
+        let saved = self.linears().map(|linear| linear.kept_per_token(bytes)).sum::<u64>();
+        Some(x + RSTD + inner + saved)
     }
 }
 
@@ -62,13 +83,25 @@ impl Half {
     }
 
     fn forward(&self, x: &Tensor) -> (Tensor, Kept) {
+        let mut kept = self.inner(x);
+        let (mut y, saved_down) = self.down.forward(&kernels::swiglu(&kept.gate, &kept.up));
+        kept.saved[2] = saved_down;
+        y += x;
+        (y, kept)
+    }
+
+    /// All that the forward pass kept, without its output: the last product is not made.
+    fn again(&self, x: &Tensor) -> Kept {
+        let mut kept = self.inner(x);
+        kept.saved[2] = self.down.save(|| kernels::swiglu(&kept.gate, &kept.up));
+        kept
+    }
+
+    fn inner(&self, x: &Tensor) -> Kept {
         let (normed, rstd) = self.norm.forward(x);
         let [(gate, saved_gate), (up, saved_up)] =
             LinearOp::forward_all([&self.gate, &self.up], &normed); // (N, I)
-        drop(normed);
-        let (mut y, saved_down) = self.down.forward(&kernels::swiglu(&gate, &up));
-        y += x;
-        (y, Kept { rstd, gate, up, saved: [saved_gate, saved_up, saved_down] })
+        Kept { rstd, gate, up, saved: [saved_gate, saved_up, Saved::default()] }
     }
 
     fn backward(&self, x: &Tensor, kept: Kept, dy: &Tensor, want_dx: bool) -> Option<Tensor> {

@@ -45,32 +45,51 @@ impl TensorFile {
         self.header.info(name).map(|info| info.shape.iter().map(|&n| n as i64).collect())
     }
 
+    /// Its dtype, `None` where no weight has it, or the file does not have the tensor.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        KINDS
+            .iter()
+            .find(|(_, dtype)| Some(*dtype) == self.header.info(name).map(|info| info.dtype))
+            .map(|(kind, _)| *kind)
+    }
+
     /// The bytes of a tensor as stored.
     pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (start, end) = self.header.info(name)?.data_offsets;
         self.map.get(self.data_start + start..self.data_start + end)
     }
 
-    /// A copy of a tensor, in the dtype of the file.
+    /// A copy of a weight, in the dtype of the file.
     ///
     /// # Errors
     /// A name that is not there, or a dtype that no weight has.
     pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        match self.kind(name) {
+            Some(Kind::Uint8) => Err(self.other_dtype(name)), // codes, and nobody knows of what
+            _ => self.stored(name),
+        }
+    }
+
+    fn other_dtype(&self, name: &str) -> ModelError {
+        let dtype = self.header.info(name).map(|info| info.dtype);
+        let reason = format!(
+            "{name} is stored as {}\nhelp: tunesmith reads fp32, fp16 and bf16 weights; use the unquantised model",
+            dtype.map_or_else(String::new, |dtype| format!("{dtype:?}"))
+        );
+        ModelError::BadWeights { path: self.path.clone(), reason }
+    }
+
+    /// A copy of whatever [`write_tensors`] wrote, codes in 8 bits among it.
+    ///
+    /// # Errors
+    /// A name that is not there, or a dtype that is never written.
+    pub fn stored(&self, name: &str) -> Result<Tensor, ModelError> {
         let bad = |reason: String| ModelError::BadWeights { path: self.path.clone(), reason };
         let (Some(info), Some(bytes)) = (self.header.info(name), self.bytes(name)) else {
             return Err(bad(format!("no tensor named {name}")));
         };
-        let kind = match info.dtype {
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            Dtype::F64 => Kind::Double,
-            Dtype::I64 => Kind::Int64,
-            other => {
-                return Err(bad(format!(
-                    "{name} is stored as {other:?}\nhelp: tunesmith reads fp32, fp16 and bf16 weights; use the unquantised model"
-                )));
-            }
+        let Some(kind) = self.kind(name) else {
+            return Err(self.other_dtype(name));
         };
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
@@ -195,16 +214,19 @@ pub fn write_tensors_into<'a>(
     views.iter().try_for_each(|(_, view)| put(&view.data()))
 }
 
-/// How a kind of tensor is stored; `None` for one that no weight has.
+/// Kinds of tensors that are stored: weights, and the codes of moments in 8 bits.
+const KINDS: [(Kind, Dtype); 6] = [
+    (Kind::Float, Dtype::F32),
+    (Kind::Half, Dtype::F16),
+    (Kind::BFloat16, Dtype::BF16),
+    (Kind::Double, Dtype::F64),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Uint8, Dtype::U8),
+];
+
+/// How a kind of tensor is stored; `None` for one that is not.
 fn dtype_of(kind: Kind) -> Option<Dtype> {
-    match kind {
-        Kind::Float => Some(Dtype::F32),
-        Kind::Half => Some(Dtype::F16),
-        Kind::BFloat16 => Some(Dtype::BF16),
-        Kind::Double => Some(Dtype::F64),
-        Kind::Int64 => Some(Dtype::I64),
-        _ => None,
-    }
+    KINDS.iter().find(|(known, _)| *known == kind).map(|(_, dtype)| *dtype)
 }
 
 /// A tensor whose bytes are copied to the host only while it is written.
@@ -268,14 +290,16 @@ mod tests {
     fn what_is_written_is_read_and_no_dtype_is_guessed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
-        for kind in [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Double, Kind::Int64] {
-            let tensor = Tensor::from_slice(&[1i64, -2, 3]).to_kind(kind);
+        for (kind, _) in KINDS {
+            let tensor = Tensor::from_slice(&[1i64, 254, 3]).to_kind(kind);
             write_tensors(&path, [("x".to_owned(), &tensor)]).unwrap();
-            let read = TensorFile::open(&path).unwrap().tensor("x").unwrap();
+            let read = TensorFile::open(&path).unwrap().stored("x").unwrap();
             assert_eq!((read.kind(), read == tensor), (kind, true));
         }
-        let tensor = Tensor::from_slice(&[1u8]);
+        let error = TensorFile::open(&path).unwrap().tensor("x").unwrap_err().to_string();
+        assert!(error.contains("x is stored as U8\nhelp: tunesmith reads fp32"), "{error}");
+        let tensor = Tensor::from_slice(&[true]);
         let error = write_tensors(&path, [("mask".to_owned(), &tensor)]).unwrap_err().to_string();
-        assert!(error.contains("mask: Uint8 is not a dtype of weights"), "{error}");
+        assert!(error.contains("mask: Bool is not a dtype of weights"), "{error}");
     }
 }

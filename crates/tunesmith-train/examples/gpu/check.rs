@@ -8,7 +8,7 @@ use crate::{Bench, Deadline};
 use anyhow::bail;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use tunesmith_kernels::{self as kernels, AdamWStep, AttentionShape};
+use tunesmith_kernels::{self as kernels, AdamWStep, AttentionShape, Moments, Weight};
 
 const KINDS: [Kind; 2] = [Kind::Float, Kind::BFloat16];
 
@@ -213,7 +213,8 @@ fn updates(check: &mut Check, dry: bool) {
         let root = (&v64 / (1.0 - step.beta2.powi(step.t))).sqrt() + step.eps;
         let update = &m64 / root * (step.lr / (1.0 - step.beta1.powi(step.t)));
         let w64 = w64 * (1.0 - step.lr * step.weight_decay) - update;
-        kernels::adamw_(&w, Some(&rounded), &g, [&m, &v], &step);
+        let moments = Moments::Fp32([m.shallow_clone(), v.shallow_clone()]);
+        kernels::adamw_(Weight::Master(&w, &rounded), &g, &moments, &step);
         let pairs = [("w", &w, &w64), ("m", &m, &m64), ("v", &v, &v64)];
         check.close(&format!("adamw {n}"), Kind::Float, 1e-5, &pairs);
         check.close(&format!("adamw {n}"), Kind::BFloat16, 1e-2, &[("copy", &rounded, &w64)]);

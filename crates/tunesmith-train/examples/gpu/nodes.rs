@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::bail;
 use tch::{Kind, Tensor};
-use tunesmith_model::{LoadOptions, LoraConfig, Modules, Pass, Ragged, Transformer};
+use tunesmith_model::{LoadOptions, LoraConfig, Modules, Pass, Ragged, Recompute, Transformer};
 
 /// Two layers with heads that flash attention takes, norms of q and k, and a head of its own.
 const SMALL: Shape = Shape::new(
@@ -22,11 +22,11 @@ const SMALL: Shape = Shape::new(
 pub(crate) fn run(bench: &mut Bench, deadline: Deadline) -> anyhow::Result<()> {
     let mut check = Check { device: bench.device, rows: Vec::new(), far: Vec::new() };
     for (shape, kind, lora, recompute) in [
-        (&SMALL, Kind::Float, false, false),
-        (&SMALL, Kind::BFloat16, false, false),
-        (&SMALL, Kind::BFloat16, false, true),
-        (&SMALL, Kind::BFloat16, true, false),
-        (&TINY, Kind::Float, true, false),
+        (&SMALL, Kind::Float, false, Recompute::None),
+        (&SMALL, Kind::BFloat16, false, Recompute::None),
+        (&SMALL, Kind::BFloat16, false, Recompute::Blocks),
+        (&SMALL, Kind::BFloat16, true, Recompute::None),
+        (&TINY, Kind::Float, true, Recompute::None),
     ] {
         if deadline.over() {
             bail!("the time was over after {} comparisons", check.rows.len());
@@ -46,9 +46,10 @@ pub(crate) fn run(bench: &mut Bench, deadline: Deadline) -> anyhow::Result<()> {
             "{}{}{}",
             shape.name,
             if lora { ", LoRA" } else { "" },
-            if recompute { ", recomputed" } else { "" }
+            if recompute > Recompute::None { ", recomputed" } else { "" }
         );
-        compare(&mut check, &model, &what, recompute)?;
+        model.recompute = recompute;
+        compare(&mut check, &model, &what)?;
     }
     let Check { rows, far, .. } = check;
     rows.into_iter().for_each(|row| bench.report.row("nodes", row));
@@ -58,12 +59,7 @@ pub(crate) fn run(bench: &mut Bench, deadline: Deadline) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compare(
-    check: &mut Check,
-    model: &Transformer,
-    what: &str,
-    recompute: bool,
-) -> anyhow::Result<()> {
+fn compare(check: &mut Check, model: &Transformer, what: &str) -> anyhow::Result<()> {
     let (device, vocab_size) = (model.device(), model.config.vocab_size as u32);
     let ids: Vec<u32> = (0..200u32).map(|i| (i * i * 31 + 7) % vocab_size).collect();
     let ragged = Ragged::new(&[&ids[..70], &ids[70..71], &ids[71..]], device);
@@ -71,7 +67,7 @@ fn compare(
     let params: Vec<_> = model.params().iter().filter(|param| param.trainable()).collect();
     let leaves: Vec<&Tensor> = params.iter().map(|param| &param.tensor).collect();
     let pass = |plain: bool| -> anyhow::Result<(Tensor, Tensor, Vec<Tensor>)> {
-        let mut pass = Pass { plain, recompute, ..Pass::default() };
+        let mut pass = Pass { plain, ..Pass::default() };
         let hidden = model.hidden(&ragged, &mut pass)?;
         let scores = model.head().score(&hidden, &labels, &pass).logprobs;
         let loss = -scores.mean(Kind::Float);

@@ -2,6 +2,7 @@
 
 use crate::{
     exit::{Exit, Failure},
+    memory,
     prepare::Prepared,
 };
 use anyhow::{Context, Result, bail};
@@ -18,9 +19,6 @@ use tunesmith_tokens::{Batch, BatchSource, Cursor, Example, SourceError};
 use tunesmith_train::{
     AdamW, Checkpoint, Disk, Keep, Objective, RunState, Snapshot, evaluate, step,
 };
-
-/// Memory that is left to everything else.
-const RESERVE: f64 = 0.05;
 
 /// Reads, trains on, evaluates, saves and reloads the longest batch; prints what it took. `place` is made and removed.
 ///
@@ -53,13 +51,10 @@ pub(crate) fn run(
     let per_token = grown / small.len() as f64;
     // A checkpoint that is written while the next step runs is a second copy of what it holds.
     let state = RunState::default();
-    let copy = match train.save_every > 0 && train.save_in_background {
-        true => Snapshot::view(&state, model, optimizer).n_bytes() as f64,
-        false => 0.0,
-    };
+    let copy = memory::copy(&prepared.recipe, model, optimizer) as f64;
     let step_alone = before as f64 + per_token * large.len() as f64;
     let predicted = step_alone + copy;
-    let available = available().unwrap_or(u64::MAX) as f64 * (1.0 - RESERVE);
+    let available = memory::room(&prepared.recipe, model.device()).unwrap_or(u64::MAX) as f64;
     if on_cpu && predicted > available {
         let left = Left { bytes: available - before as f64, copy, per_token };
         let text = format!(
@@ -233,18 +228,6 @@ fn peak_of<T>(act: impl FnOnce() -> Result<T, tunesmith_train::TrainError>) -> R
     let _ = fs::write("/proc/self/clear_refs", "5"); // where this is not allowed, the peak so far counts
     let made = act()?;
     Ok((made, system::peak_rss().unwrap_or(0)))
-}
-
-/// Memory that this process may have, in bytes: what is free and what it has, within the limit of its group.
-fn available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    let free = kib * 1024 + system::rss()?;
-    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .into_iter()
-        .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    Some(limit.fold(free, u64::min))
 }
 
 fn seconds(duration: Duration) -> String {

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         preflight::run(&prepared, &dir.file(REHEARSAL))?;
     }
 
-    let Job { model, objective, mut optimizer } = Job::open(&prepared)?;
+    let Job { model, objective, mut optimizer, memory } = Job::open(&prepared)?;
     let mut state = RunState::default();
     if let Some(checkpoint) = &checkpoint {
         checkpoint.restore(&model, &mut optimizer)?;
@@ -94,6 +94,13 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     dir.write("recipe.toml", &prepared.layers.to_toml(&header(&prepared)))?;
     if let Some(ledger) = state.extra.get("ledger").cloned() {
         prepared.stream.restore(serde_json::from_value::<Ledger>(ledger)?)?;
+    }
+    match memory.is_too_small() {
+        true => tracing::warn!(
+            "{}: it may not be enough; --rehearse tries the longest batch",
+            memory.line()
+        ),
+        false => tracing::info!("{}", memory.line()),
     }
     let trained = model.params().iter().filter(|p| p.trainable()).map(|p| p.tensor.numel());
     tracing::info!(
@@ -236,6 +243,7 @@ pub(crate) fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         ledger: counted,
         first_batch: first_batch.as_ref(),
         confusion: confusion.as_ref(),
+        memory: &memory,
         exchanges: samples::exchanges(&prompts, before.as_deref(), &after),
         training,
         total: started.elapsed(),
