@@ -43,7 +43,8 @@ impl Transformer {
     /// blocks have no fused form, so that autograd keeps what it likes.
     pub fn kept_per_token(&self, recompute: Recompute) -> Option<u64> {
         let fused = matches!(self.config.norm, config::Norm::Rms { .. });
-        if !fused || !tunesmith_kernels::attends(&self.params().first()?.tensor) {
+        let stream = &self.params().first()?.tensor;
+        if !fused || !tunesmith_kernels::attends(stream, self.config.head_dim) {
             return None;
         }
         let bytes = self.kind().elt_size_in_bytes() as u64;
