@@ -159,6 +159,23 @@ fn new_tokens_are_trained_and_travel_with_the_model() {
         "{} --resume",
         line("sft-lora", "--set model.dtype=fp32").replace("--max-steps 8", "--max-steps 10")
     ));
+    // An adapter whose tokens lie elsewhere was trained on another model.
+    let path = "runs/sft-lora/final/tokenizer.json";
+    let mut tokenizer = place.json(path);
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        if token["content"] == "<|reply|>" {
+            token["id"] = json!(2055);
+        }
+    }
+    place.write(path, tokenizer.to_string());
+    let refused =
+        place.run("score --model tiny --adapter runs/sft-lora --data rows.jsonl --rows 1");
+    assert!(
+        refused.code == Some(65)
+            && refused.stderr.contains("`<|reply|>` has id 2055 instead of 2049")
+            && refused.stderr.contains("help: name the model"),
+        "{refused:?}"
+    );
     let refused = place.run(
         "finetune --recipe sft-lora --model llama3 --dataset rows.jsonl --out runs/x --max-steps 1 --set model.new_tokens=[\"<x>\"]",
     );

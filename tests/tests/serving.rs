@@ -125,7 +125,8 @@ fn pairs_of_other_lengths_are_rehearsed() {
     let line = "finetune --recipe dpo-full --model tiny --dataset pairs.jsonl --seq-len 256 --max-steps 2 \
                 --set samples.count=0 --rehearse --out x";
     let ran = place.ok(line);
-    assert!(ran.stderr.contains("rehears") || ran.stdout.contains("rehears"), "{}", ran.stderr);
+    let said = [ran.stdout.as_str(), ran.stderr.as_str()].concat();
+    assert!(said.contains("rehearsal    "), "{said}");
     assert_eq!(place.losses("x").len(), 2);
     let ledger = place.json("x/ledger.json");
     assert_eq!(ledger["dropped"], json!({}));

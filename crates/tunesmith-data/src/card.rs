@@ -13,12 +13,19 @@
 //! ---
 //! ```
 //!
+//! Without `data_files` the names of the files tell their splits: a file is of the split whose word its name holds
+//! (`train`, `training`; `validation`, `valid`, `val`, `dev`; `test`, `testing`, `eval`, `evaluation`), or the nearest of
+//! its folders, and of `train` where none does. Words are runs of letters; where a name has several, it is held out. On
+//! the Hub, whose files are not known before they are chosen, such a subset is refused.
+//!
 //! Everything else that a README says is passed over.
 
 use crate::config::{DatasetConfig, Patterns, unknown};
+use crate::source::expand;
 use crate::{DataError, suggest, yaml};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 
 /// A longer head is no description.
@@ -37,7 +44,10 @@ pub struct Card {
 struct Subset {
     name: String,
     is_default: bool,
+    /// None where the names of the files tell them.
     splits: BTreeMap<String, Vec<String>>,
+    /// Where its files lie inside the data set; empty for all of it.
+    folder: String,
 }
 
 #[derive(Deserialize)]
@@ -125,13 +135,14 @@ impl Card {
 
 impl From<Entry> for Subset {
     fn from(entry: Entry) -> Self {
-        let inside = |pattern: String| match &entry.data_dir {
-            Some(folder) => format!("{}/{pattern}", folder.trim_matches('/')),
-            None => pattern,
+        let folder = entry.data_dir.as_deref().unwrap_or("").trim_matches('/').to_owned();
+        let inside = |pattern: &String| match folder.as_str() {
+            "" => pattern.clone(),
+            folder => format!("{folder}/{pattern}"),
         };
         let mut splits = BTreeMap::<String, Vec<String>>::new();
         let mut put = |split: &str, patterns: &[String]| {
-            let patterns = patterns.iter().cloned().map(inside);
+            let patterns = patterns.iter().map(inside);
             splits.entry(split.to_owned()).or_default().extend(patterns);
         };
         match &entry.data_files {
@@ -140,18 +151,49 @@ impl From<Entry> for Subset {
             Some(DataFiles::Splits(of)) => {
                 of.iter().for_each(|files| put(&files.split, files.path.as_slice()));
             }
-            None => put("train", &["**/*".into()]),
+            None => {}
         }
         let name = entry.config_name.unwrap_or_else(|| "default".into());
-        Self { name, is_default: entry.default, splits }
+        Self { name, is_default: entry.default, splits, folder }
     }
+}
+
+/// The splits of the data files in `inside` (all of `root` where it is empty), which nothing but their names tells; paths
+/// are relative to `root`.
+fn by_name(root: &Path, inside: &str) -> Result<BTreeMap<String, Vec<String>>, DataError> {
+    let folder = root.join(inside);
+    let mut splits = BTreeMap::<String, Vec<String>>::new();
+    for file in expand(&[&folder])? {
+        let split = split_of(file.strip_prefix(&folder).unwrap_or(&file));
+        let path = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        splits.entry(split.to_owned()).or_default().push(path);
+    }
+    Ok(splits)
+}
+
+/// The split that a file's name tells, or else the nearest of its folders.
+fn split_of(path: &Path) -> &'static str {
+    // held out before trained: rows that are missing in training are noticed, rows of a test in it are not
+    const WORDS: [(&str, &[&str]); 3] = [
+        ("test", &["test", "testing", "eval", "evaluation"]),
+        ("validation", &["validation", "valid", "val", "dev"]),
+        ("train", &["train", "training"]),
+    ];
+    let told = |name: &OsStr| -> Option<&'static str> {
+        let name = name.to_string_lossy().to_lowercase();
+        let found: Vec<&str> = name.split(|c: char| !c.is_alphabetic()).collect();
+        let told = WORDS.iter().find(|(_, words)| words.iter().any(|word| found.contains(word)));
+        told.map(|(split, _)| *split)
+    };
+    path.iter().rev().find_map(told).unwrap_or("train")
 }
 
 impl DatasetConfig {
     /// A folder on this disk: the splits that its README.md declares for `subset`, or all data files in it as `train`.
     ///
     /// # Errors
-    /// A README that cannot be read, an unknown subset, a subset where there is no README to declare any.
+    /// A README that cannot be read, an unknown subset, a subset where there is no README to declare any; no data files
+    /// in the folder of a subset whose files must tell their splits by their names.
     pub fn of_folder(folder: &Path, subset: Option<&str>) -> Result<Self, DataError> {
         let readme = folder.join("README.md");
         let place = readme.display().to_string();
@@ -175,7 +217,7 @@ impl DatasetConfig {
             };
         };
         let mut config = Self::default();
-        config.take(&card, subset)?;
+        config.take(&card, subset, Some(folder))?;
         for patterns in config.splits.values_mut() {
             let local = |pattern: &String| folder.join(pattern).to_string_lossy().into_owned();
             *patterns = Patterns::Many(patterns.as_slice().iter().map(local).collect());
@@ -191,25 +233,44 @@ impl DatasetConfig {
     /// Takes over the splits that a card declares for `[hub] subset`.
     ///
     /// # Errors
-    /// An unknown subset, or several and none chosen; a split of the TOML that the subset does not have.
+    /// An unknown subset, or several and none chosen; one that does not say in which files its splits lie; a split of the
+    /// TOML that the subset does not have.
     pub fn take_card(&mut self, card: &Card) -> Result<(), DataError> {
         let subset = self.hub.as_ref().and_then(|hub| hub.subset.clone());
-        self.take(card, subset.as_deref())
+        self.take(card, subset.as_deref(), None)
     }
 
-    fn take(&mut self, card: &Card, subset: Option<&str>) -> Result<(), DataError> {
+    /// `folder`: where the data set lies, if on this disk.
+    fn take(
+        &mut self,
+        card: &Card,
+        subset: Option<&str>,
+        folder: Option<&Path>,
+    ) -> Result<(), DataError> {
         let subset = card.subset(subset)?;
-        let names: Vec<&str> = subset.splits.keys().map(String::as_str).collect();
         let place = format!("{} (subset `{}`)", card.place, subset.name);
+        let splits = match folder {
+            _ if !subset.splits.is_empty() => subset.splits.clone(),
+            Some(folder) => by_name(folder, &subset.folder)?,
+            None => {
+                let problem =
+                    "expected `data_files` with the files of each split, found none".into();
+                let train = Path::new(&subset.folder).join("train-*.parquet");
+                let help = Some(format!(
+                    "a TOML file with [hub] and [splits] names them, such as train = \"{}\"",
+                    train.display()
+                ));
+                return Err(DataError::Config { place, problem, help });
+            }
+        };
+        let names: Vec<&str> = splits.keys().map(String::as_str).collect();
         for (key, split) in [("split", &self.split), ("eval_split", &self.eval_split)] {
             if let Some(split) = split.as_deref().filter(|split| !names.contains(split)) {
                 return Err(unknown(split, &names, key, &place));
             }
         }
-        let many = |(name, patterns): (&String, &Vec<String>)| {
-            (name.clone(), Patterns::Many(patterns.clone()))
-        };
-        self.splits = subset.splits.iter().map(many).collect();
+        let many = |(name, patterns)| (name, Patterns::Many(patterns));
+        self.splits = splits.into_iter().map(many).collect();
         Ok(())
     }
 }
@@ -238,7 +299,55 @@ mod tests {
             [of("test", &["de/a.parquet", "de/b.parquet"]), of("train", &["de/train-*"])]
         );
         assert_eq!(splits(None), [of("train", &["fr/*.jsonl"])]);
-        assert_eq!(splits(Some("it")), [of("train", &["it/**/*"])]);
+        assert!(splits(Some("it")).is_empty(), "the names of its files tell them");
+    }
+
+    #[test]
+    fn without_data_files_names_tell_the_splits() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("README.md"), CARD).unwrap();
+        for (name, split) in [
+            ("train-00000.jsonl", "train"),
+            ("test-00000.jsonl", "test"),
+            ("more/Test2.jsonl", "test"),
+            ("more/eval.v1.jsonl.gz", "test"),
+            ("dev/rows.jsonl", "validation"),
+            ("dev/train 1.jsonl", "train"),
+            ("train_test.jsonl", "test"),
+            ("contest_latest.jsonl", "train"),
+            ("rows.jsonl", "train"),
+        ] {
+            assert_eq!(split_of(Path::new(name)), split, "{name}");
+            let path = root.path().join("it").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}\n").unwrap();
+        }
+        std::fs::write(root.path().join("it/test-info.json"), "{}").unwrap(); // describes the data
+        std::fs::write(root.path().join("test.jsonl"), "{}\n").unwrap(); // outside the subset
+        let config = DatasetConfig::of_folder(root.path(), Some("it")).unwrap();
+        let files = |split: &str| -> Vec<String> {
+            let inside = |path: &String| {
+                let inside = Path::new(path).strip_prefix(root.path().join("it")).unwrap();
+                inside.to_str().unwrap().to_owned()
+            };
+            config.split(Some(split)).unwrap().1.iter().map(inside).collect()
+        };
+        assert_eq!(config.splits.keys().collect::<Vec<_>>(), ["test", "train", "validation"]);
+        let train =
+            ["contest_latest.jsonl", "dev/train 1.jsonl", "rows.jsonl", "train-00000.jsonl"];
+        assert_eq!(files("train"), train);
+        let test =
+            ["more/Test2.jsonl", "more/eval.v1.jsonl.gz", "test-00000.jsonl", "train_test.jsonl"];
+        assert_eq!(files("test"), test);
+        assert_eq!(files("validation"), ["dev/rows.jsonl"]);
+
+        let card = Card::parse(CARD, "o/n/README.md").unwrap().unwrap();
+        let error = DatasetConfig::of_hub("o/n", Some("it")).take_card(&card).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "o/n/README.md (subset `it`): expected `data_files` with the files of each split, found none\n\
+             help: a TOML file with [hub] and [splits] names them, such as train = \"it/train-*.parquet\""
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ mod common;
 use common::{encoder, file, golden, knobs, rest};
 use std::path::Path;
 use std::sync::Arc;
-use tunesmith_data::tokens::{BatchSource, EncodeKnobs, TrainOn};
+use tunesmith_data::tokens::{
+    BatchSource, EncodeKnobs, Encoder, Template, TrainOn, special_tokens,
+};
 use tunesmith_data::{
     DataError, Dataset, ErrorKind, OnBadRow, Prepared, PreparedKey, RowKnobs, Shape, Stream,
     StreamKnobs,
@@ -85,6 +87,44 @@ fn the_key_depends_on_all_that_matters() {
             written.path.display()
         );
         assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn tokens_that_are_made_otherwise_now_are_refused_and_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = golden("chats.jsonl");
+    let now = encoder(256);
+    let own = now.template().unwrap().source();
+    let of = |source: &str| {
+        let template = Template::parse(source, special_tokens(golden("tiny")).unwrap()).unwrap();
+        Encoder::new(now.tokenizer().unwrap().clone(), Some(template), now.knobs())
+    };
+    // what an earlier version made under the same name: all rows otherwise, or one of the 16 that are looked at
+    let all = of(&format!("!{own}"));
+    let rows = std::fs::read_to_string(&path).unwrap();
+    let sixth: serde_json::Value = serde_json::from_str(rows.lines().nth(6).unwrap()).unwrap();
+    let text = &sixth["messages"][0]["content"];
+    let one = of(&format!("{{% if messages[0].content == {text} %}}!{{% endif %}}{own}"));
+    let key = read(&path).prepared_key("tiny", now.knobs()).unwrap();
+    for (row, earlier) in [(0, all), (6, one)] {
+        let written = read(&path).prepare(&earlier, "tiny", folder.path()).unwrap();
+        assert!(!written.existed, "row {row}");
+        let open =
+            || read(&path).with_prepared(Prepared::open(&written.path, &key).unwrap()).unwrap();
+        assert!(open().row_examples(5, &earlier).is_ok());
+        let error = open().row_examples(5, &now).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadData);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{}: row {row}: expected the tokens that this version of tunesmith makes, found those of another\n\
+                 help: delete the file, or write it again: `tunesmith data prepare`",
+                written.path.display()
+            )
+        );
+        assert!(!read(&path).prepare(&now, "tiny", folder.path()).unwrap().existed);
+        assert!(open().row_examples(5, &now).is_ok());
     }
 }
 

@@ -145,14 +145,13 @@ impl<E: Element> Product<E> {
                 }
                 i += E::RUN;
             }
-            let sums: [[f32; 4]; M] = if M == 4 {
-                // In order, as values: a view of `acc` would keep it out of the registers.
-                let all: [S::V; LANES] = std::array::from_fn(|i| acc[i / 4][i % 4]);
-                let all = S::to_array(S::sums(&all));
-                std::array::from_fn(|r| std::array::from_fn(|o| all[r * 4 + o]))
-            } else {
-                acc.map(|of_row| of_row.map(|x| S::sum(x)))
-            };
+            // In one order whatever M is, and as values: a view of `acc` would keep it out of the registers.
+            let zero = S::splat(0.0);
+            let all: [S::V; LANES] =
+                std::array::from_fn(|i| if i / 4 < M { acc[i / 4][i % 4] } else { zero });
+            let all = S::to_array(S::sums(&all));
+            let sums: [[f32; 4]; M] =
+                std::array::from_fn(|r| std::array::from_fn(|o| all[r * 4 + o]));
             for r in 0..M {
                 for o in 0..n {
                     let mut sum = sums[r][o];
@@ -173,6 +172,21 @@ impl<E: Element> Product<E> {
 mod tests {
     use super::*;
     use crate::twin::{assert_close, randn};
+
+    /// An answer must not depend on what else is answered at the same time.
+    #[test]
+    fn a_row_is_the_same_among_others() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let (x, w) = (randn(&[16, 100], kind), randn(&[61, 100], kind));
+            for n in 1..=16 {
+                let together = matvec(&x.narrow(0, 0, n), &w, None);
+                for i in 0..n {
+                    let alone = matvec(&x.narrow(0, i, 1), &w, None);
+                    assert_eq!(together.narrow(0, i, 1), alone, "{kind:?}: row {i} of {n}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn agrees_with_its_twin() {

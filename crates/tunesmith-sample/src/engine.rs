@@ -101,7 +101,7 @@ impl<'a> Engine<'a> {
     /// `on_text` receives each ticket and text as soon as it is certain.
     ///
     /// # Errors
-    /// What model and tokenizer say.
+    /// What model and tokenizer say; after the model's, no sequence is on its way any more.
     pub fn step(
         &mut self,
         on_text: &mut dyn FnMut(usize, &str),
@@ -113,7 +113,10 @@ impl<'a> Engine<'a> {
         if self.slots.iter().all(Option::is_none) {
             return Ok(Vec::new());
         }
-        let rows = self.read()?;
+        let rows = self.read().inspect_err(|_| {
+            // Some may have read their token and others not: nobody goes on from there.
+            self.slots.iter_mut().for_each(|slot| *slot = None);
+        })?;
         let mut ended = Vec::new();
         for (slot, scores) in self.slots.iter_mut().filter(|slot| slot.is_some()).zip(rows) {
             let Some(Active { answer, next, .. }) = slot else { continue };

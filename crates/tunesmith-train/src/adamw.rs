@@ -125,7 +125,7 @@ impl Slot {
     fn update_plain(&mut self, grad: &Tensor, step: &AdamWStep) {
         let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
         let Self { param, moments: Moments::Fp32([exp_avg, exp_avg_sq]), master, .. } = self else {
-            return;
+            panic!("{}: moments in 8 bits where no kernel knows them", self.param.name);
         };
         let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
         let grad = grad * clip;

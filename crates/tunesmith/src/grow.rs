@@ -2,21 +2,25 @@
 //!
 //! The directory holds `config.json` and `tokenizer.json` with the new tokens, and links to everything else of the model's
 //! own; rows for the new tokens are made when its weights are loaded. It lies in the cache, under what it is made of.
+//! A token that an adapter brings keeps its id, since the adapter was trained with that row; where it is one that the
+//! model keeps in reserve, it takes the place of the model's own token.
 
 use crate::exit::{Exit, Failure};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
 use tunesmith_model::{Config, adapter_vocab_size};
 
 /// Changes with what is written here, so that no older directory is taken for a newer one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "config.json";
+/// Files that tell what tokens are for, by their texts.
+const ROLES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// The model directory `dir` with `tokens` as special tokens, those of them that it lacks.
 pub(crate) fn with_tokens(dir: &Path, tokens: &[String]) -> Result<PathBuf> {
@@ -26,29 +30,40 @@ pub(crate) fn with_tokens(dir: &Path, tokens: &[String]) -> Result<PathBuf> {
             "special": true,
         })
     };
-    grown(dir, tokens.iter().map(entry).collect(), 0)
+    grown(&cache(), dir, tokens.iter().map(entry).collect(), 0)
 }
 
-/// The model directory `dir` with the tokens that an adapter brings: those of its tokenizer that the model's lacks, and
-/// as many rows as its embedding has.
+/// The model directory `dir` with the tokens that an adapter brings: those of its tokenizer that the model's lacks, under
+/// their ids, and as many rows as its embedding has.
+///
+/// # Errors
+/// [`Exit::BadData`] where the adapter's tokenizer is no extension of the model's.
 pub(crate) fn with_adapter(dir: &Path, adapter: &Path) -> Result<PathBuf> {
     let config = Config::from_dir(dir)?;
     let rows = adapter_vocab_size(adapter, &config)?.unwrap_or(0);
     let [own, theirs] = [dir, adapter].map(|dir| dir.join(TOKENIZER));
     let mut new = Vec::new();
     if own.is_file() && theirs.is_file() {
-        let known = contents(&read(&own)?);
-        new = added(&read(&theirs)?);
-        new.retain(|token| content(token).is_some_and(|content| !known.contains(content)));
-        new.sort_by_key(|token| token["id"].as_u64());
+        new = brought(&read(&own)?, &read(&theirs)?).map_err(|why| {
+            let text = format!(
+                "{}: does not fit {}: {why}\nhelp: name the model that the adapter was trained on",
+                theirs.display(),
+                own.display()
+            );
+            Failure(Exit::BadData, text)
+        })?;
     }
     if new.is_empty() && rows <= config.vocab_size {
         return Ok(dir.to_owned());
     }
-    grown(dir, new, rows)
+    grown(&cache(), dir, new, rows)
 }
 
-fn grown(dir: &Path, tokens: Vec<Value>, rows: i64) -> Result<PathBuf> {
+fn cache() -> PathBuf {
+    tunesmith_data::cache_dir().join("grown")
+}
+
+fn grown(cache: &Path, dir: &Path, tokens: Vec<Value>, rows: i64) -> Result<PathBuf> {
     let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
     let path = dir.join(TOKENIZER);
     if !path.is_file() && !tokens.is_empty() {
@@ -59,72 +74,204 @@ fn grown(dir: &Path, tokens: Vec<Value>, rows: i64) -> Result<PathBuf> {
         return Err(Failure(Exit::BadConfig, text).into());
     }
     let config = Config::from_dir(&dir)?;
-    let (text, n_ids) = match path.is_file() {
-        true => {
-            let (tokenizer, n_ids) = extended(read(&path)?, tokens);
-            (Some(serde_json::to_string_pretty(&tokenizer)? + "\n"), n_ids)
+    let mut files = Vec::new();
+    let mut n_ids = 0;
+    if path.is_file() {
+        let extended = extended(read(&path)?, tokens);
+        n_ids = extended.n_ids;
+        files.push((TOKENIZER, pretty(&extended.tokenizer)?));
+        for name in ROLES {
+            let path = dir.join(name);
+            if path.is_file() && !extended.renamed.is_empty() {
+                let mut roles = read(&path)?;
+                rename_values(&mut roles, &extended.renamed);
+                files.push((name, pretty(&roles)?));
+            }
         }
-        false => (None, 0),
-    };
-    let config = config.with_vocab(rows.max(n_ids)).to_json_beside_stored();
+    }
+    files.push((CONFIG, config.with_vocab(rows.max(n_ids)).to_json_beside_stored()));
+    let others = others(&dir, &files).with_context(|| dir.display().to_string())?;
     let mut hasher = blake3::Hasher::new();
-    for part in
-        [&FORMAT.to_string(), &dir.display().to_string(), &config, text.as_ref().unwrap_or(&config)]
-    {
+    let mut put = |part: &str| {
         hasher.update(part.as_bytes()).update(b"\n");
+    };
+    put(&FORMAT.to_string());
+    put(&dir.display().to_string());
+    for (path, size) in &others {
+        put(&format!("{path:?} {size}"));
+    }
+    for (name, text) in &files {
+        put(name);
+        put(text);
     }
     let name = hasher.finalize().to_hex();
-    let target = tunesmith_data::cache_dir().join("grown").join(&name.as_str()[..16]);
+    let target = cache.join(&name.as_str()[..16]);
     if !target.join(CONFIG).is_file() {
         // Whole or not at all: another run may make the same at the same time.
-        let staging = target.with_extension(format!("tmp-{}", std::process::id()));
-        fill(&staging, &dir, text.as_deref(), &config)
-            .with_context(|| staging.display().to_string())?;
-        if let Err(error) = fs::rename(&staging, &target) {
-            let _ = fs::remove_dir_all(&staging); // what is left of it is in nobody's way
-            if !target.join(CONFIG).is_file() {
-                return Err(error).with_context(|| target.display().to_string());
-            }
+        let staging = fs::create_dir_all(cache)
+            .and_then(|()| tempfile::Builder::new().prefix("tmp-").tempdir_in(cache))
+            .with_context(|| cache.display().to_string())?;
+        // A folder inside, since the temporary one is closed to other users.
+        let whole = staging.path().join("model");
+        fill(&whole, &others, &files).with_context(|| whole.display().to_string())?;
+        if let Err(error) = fs::rename(&whole, &target)
+            && !target.join(CONFIG).is_file()
+        {
+            return Err(error).with_context(|| target.display().to_string());
         }
     }
     Ok(target)
 }
 
-/// Makes `staging` the directory: two files of its own, and links to everything else in `dir`.
-fn fill(staging: &Path, dir: &Path, tokenizer: Option<&str>, config: &str) -> std::io::Result<()> {
-    fs::create_dir_all(staging)?;
+/// Everything in `dir` but `files`, in order, with the sizes of what is a file.
+fn others(dir: &Path, files: &[(&str, String)]) -> std::io::Result<Vec<(PathBuf, u64)>> {
+    let mut others = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if ![TOKENIZER, CONFIG].iter().any(|name| entry.file_name() == *name) {
-            std::os::unix::fs::symlink(entry.path(), staging.join(entry.file_name()))?;
+        let path = entry?.path();
+        if files.iter().all(|(name, _)| path != dir.join(name)) {
+            let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file);
+            others.push((path, metadata.map_or(0, |metadata| metadata.len())));
         }
     }
-    if let Some(tokenizer) = tokenizer {
-        fs::write(staging.join(TOKENIZER), tokenizer)?;
-    }
-    fs::write(staging.join(CONFIG), config)
+    others.sort();
+    Ok(others)
 }
 
-/// A tokenizer.json with `tokens` behind its own, each under the next free id or the one that it has in the vocabulary;
-/// and how many ids there are.
-fn extended(mut tokenizer: Value, tokens: Vec<Value>) -> (Value, i64) {
-    let vocabulary = vocabulary(&tokenizer);
+/// Makes `dir`: `files` of its own, and links to `others`.
+fn fill(dir: &Path, others: &[(PathBuf, u64)], files: &[(&str, String)]) -> std::io::Result<()> {
+    fs::create_dir(dir)?;
+    for (path, _) in others {
+        if let Some(name) = path.file_name() {
+            std::os::unix::fs::symlink(path, dir.join(name))?;
+        }
+    }
+    for (name, text) in files {
+        fs::write(dir.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// The tokens of an adapter's tokenizer that the model's `own` lacks, in the order of their ids: each has the id of one
+/// that the adapter's no longer has, or the next free one. The error says what is otherwise.
+fn brought(own: &Value, theirs: &Value) -> Result<Vec<Value>, String> {
+    let [own_ids, their_ids] = [own, theirs].map(ids);
+    let moved = |(text, id): (&String, &i64)| {
+        let own = own_ids.get(text).filter(|own| *own != id)?;
+        Some((*id, text.clone(), *own))
+    };
+    if let Some((id, text, own)) = their_ids.iter().filter_map(moved).min() {
+        return Err(format!("`{text}` has id {id} instead of {own}"));
+    }
+    let mut new = added(theirs);
+    new.retain(|token| content(token).is_some_and(|text| !own_ids.contains_key(text)));
+    new.sort_by_key(|token| token["id"].as_i64());
+    let mut old = texts(own);
+    let mut next = next_id(own);
+    for token in &new {
+        let text = content(token).unwrap_or_default();
+        let id = token["id"].as_i64().ok_or_else(|| format!("`{text}` has no id"))?;
+        match old.remove(&id) {
+            Some(piece) if is_merged(own, &piece) => {
+                return Err(format!("`{text}` has id {id}, that of `{piece}`, which merges use"));
+            }
+            Some(_) => {}
+            None if id == next => next += 1,
+            None => {
+                return Err(format!("`{text}` has id {id} instead of {next}, the next free one"));
+            }
+        }
+    }
+    Ok(new)
+}
+
+/// A tokenizer with further tokens.
+struct Extended {
+    tokenizer: Value,
+    n_ids: i64,
+    /// Texts of tokens that are no more, with those which have their ids.
+    renamed: HashMap<String, String>,
+}
+
+/// A tokenizer.json with `tokens`: each under the id that it has in the vocabulary, or that it brings, where it takes the
+/// place of what is there; else behind all others, under the next free id.
+fn extended(mut tokenizer: Value, tokens: Vec<Value>) -> Extended {
+    let vocabulary: HashMap<String, i64> = vocabulary(&tokenizer).into_iter().collect();
+    let old = texts(&tokenizer);
     let mut own = added(&tokenizer);
-    let ids = own.iter().filter_map(|token| token["id"].as_i64());
-    let last = ids.chain(vocabulary.iter().map(|(_, id)| *id)).max().unwrap_or(-1);
-    let mut next = last + 1;
+    let mut next = next_id(&tokenizer);
+    let mut names = HashMap::new();
+    let mut renamed = HashMap::new();
     for mut token in tokens {
         if own.iter().any(|other| content(other) == content(&token)) {
             continue;
         }
-        let known = vocabulary.iter().find(|(text, _)| content(&token) == Some(text));
-        let id = known.map_or(next, |(_, id)| *id);
+        let text = content(&token).unwrap_or_default().to_owned();
+        let known = vocabulary.get(&text).copied();
+        let id = known.or(token["id"].as_i64()).unwrap_or(next);
         next = next.max(id + 1);
         token["id"] = id.into();
-        own.push(token);
+        if let Some(old) = old.get(&id).filter(|old| **old != text) {
+            renamed.insert(old.clone(), text.clone());
+            names.insert(id, text);
+        }
+        // In its place, since readers may number the tokens by their order.
+        match own.iter_mut().find(|other| other["id"].as_i64() == Some(id)) {
+            Some(other) => *other = token,
+            None => own.push(token),
+        }
     }
     tokenizer["added_tokens"] = own.into();
-    (tokenizer, next)
+    if let Some(vocabulary) = tokenizer.pointer_mut("/model/vocab") {
+        rename_ids(vocabulary, &names);
+    }
+    Extended { tokenizer, n_ids: next, renamed }
+}
+
+/// Gives ids of a vocabulary other texts.
+fn rename_ids(vocabulary: &mut Value, names: &HashMap<i64, String>) {
+    match vocabulary {
+        Value::Object(own) => {
+            let name = |(text, id): (String, Value)| {
+                let name = id.as_i64().and_then(|id| names.get(&id)).cloned();
+                (name.unwrap_or(text), id)
+            };
+            *own = std::mem::take(own).into_iter().map(name).collect();
+        }
+        Value::Array(pieces) => {
+            for (id, piece) in (0i64..).zip(pieces) {
+                if let (Some(name), Some(text)) = (names.get(&id), piece.get_mut(0)) {
+                    *text = name.clone().into();
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Replaces each text that has another name now.
+fn rename_values(value: &mut Value, names: &HashMap<String, String>) {
+    match value {
+        Value::String(text) => {
+            if let Some(name) = names.get(text.as_str()) {
+                text.clone_from(name);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| rename_values(value, names)),
+        Value::Object(values) => values.values_mut().for_each(|value| rename_values(value, names)),
+        _ => {}
+    }
+}
+
+/// Whether merges of BPE make `text`, or something of it.
+fn is_merged(tokenizer: &Value, text: &str) -> bool {
+    let merges = tokenizer["model"]["merges"].as_array();
+    merges.into_iter().flatten().any(|merge| {
+        let pair = match merge {
+            Value::String(pair) => pair.split_once(' '),
+            pair => pair[0].as_str().zip(pair[1].as_str()),
+        };
+        pair.is_some_and(|(a, b)| a == text || b == text || text.strip_prefix(a) == Some(b))
+    })
 }
 
 /// Texts of a tokenizer's vocabulary with their ids: an object of BPE and WordPiece, a list of Unigram.
@@ -142,11 +289,18 @@ fn vocabulary(tokenizer: &Value) -> Vec<(String, i64)> {
     }
 }
 
-/// Every text that is one token.
-fn contents(tokenizer: &Value) -> HashSet<String> {
-    let added = added(tokenizer);
-    let own = added.iter().filter_map(|token| content(token).map(str::to_owned));
-    own.chain(vocabulary(tokenizer).into_iter().map(|(text, _)| text)).collect()
+/// Every text that is one token, with its id: the vocabulary's where it has one.
+fn ids(tokenizer: &Value) -> HashMap<String, i64> {
+    let id = |token: Value| Some((content(&token)?.to_owned(), token["id"].as_i64()?));
+    added(tokenizer).into_iter().filter_map(id).chain(vocabulary(tokenizer)).collect()
+}
+
+fn texts(tokenizer: &Value) -> HashMap<i64, String> {
+    ids(tokenizer).into_iter().map(|(text, id)| (id, text)).collect()
+}
+
+fn next_id(tokenizer: &Value) -> i64 {
+    ids(tokenizer).values().max().map_or(0, |last| last + 1)
 }
 
 fn added(tokenizer: &Value) -> Vec<Value> {
@@ -155,6 +309,10 @@ fn added(tokenizer: &Value) -> Vec<Value> {
 
 fn content(token: &Value) -> Option<&str> {
     token["content"].as_str()
+}
+
+fn pretty(value: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
 fn read(path: &Path) -> Result<Value> {
@@ -166,6 +324,26 @@ fn read(path: &Path) -> Result<Value> {
 mod tests {
     use super::*;
 
+    /// Ids 0 to 2 in the vocabulary, 3 to 5 behind it.
+    fn base() -> Value {
+        json!({
+            "added_tokens": [
+                {"id": 3, "content": "<s>"}, {"id": 4, "content": "<|reserved_0|>"}, {"id": 5, "content": "<|reserved_1|>"},
+            ],
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
+        })
+    }
+
+    fn found(tokenizer: &Value) -> Vec<(String, i64)> {
+        let pair =
+            |token: &Value| (content(token).unwrap().to_owned(), token["id"].as_i64().unwrap());
+        added(tokenizer).iter().map(pair).collect()
+    }
+
+    fn owned<const N: usize>(pairs: [(&str, i64); N]) -> Vec<(String, i64)> {
+        pairs.map(|(text, id)| (text.to_owned(), id)).to_vec()
+    }
+
     #[test]
     fn new_tokens_come_behind_all_ids_and_known_ones_stay() {
         let tokenizer = json!({
@@ -173,13 +351,97 @@ mod tests {
             "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<x>": 2}},
         });
         let tokens = ["<s>", "<x>", "<new>", "<newer>"].map(|content| json!({"content": content}));
-        let (grown, n_ids) = extended(tokenizer, tokens.to_vec());
-        let found: Vec<_> = added(&grown)
-            .iter()
-            .map(|token| (content(token).unwrap().to_owned(), token["id"].as_i64().unwrap()))
-            .collect();
-        let expected = [("<s>", 7), ("<x>", 2), ("<new>", 8), ("<newer>", 9)];
-        assert_eq!(found, expected.map(|(text, id)| (text.to_owned(), id)));
-        assert_eq!(n_ids, 10);
+        let grown = extended(tokenizer, tokens.to_vec());
+        let expected = owned([("<s>", 7), ("<x>", 2), ("<new>", 8), ("<newer>", 9)]);
+        assert_eq!(found(&grown.tokenizer), expected);
+        assert_eq!(grown.n_ids, 10);
+        assert!(grown.renamed.is_empty());
+    }
+
+    #[test]
+    fn a_token_that_took_a_reserved_place_keeps_its_id() {
+        let mut theirs = base();
+        theirs["added_tokens"][1] = json!({"id": 4, "content": "<|tool|>", "special": true});
+        // Out of order in the file: their ids count.
+        let further = [("<|later|>", 7), ("<|call|>", 6)];
+        let further = further.map(|(content, id)| json!({"id": id, "content": content}));
+        theirs["added_tokens"].as_array_mut().unwrap().extend(further);
+        let tokens = brought(&base(), &theirs).unwrap();
+        let grown = extended(base(), tokens);
+        let expected = owned([
+            ("<s>", 3),
+            ("<|tool|>", 4),
+            ("<|reserved_1|>", 5),
+            ("<|call|>", 6),
+            ("<|later|>", 7),
+        ]);
+        assert_eq!(found(&grown.tokenizer), expected);
+        assert_eq!(grown.tokenizer["added_tokens"][1]["special"], true, "the adapter's entry");
+        assert_eq!(grown.n_ids, 8);
+        let mut roles = json!({"pad_token": "<|reserved_0|>", "eos_token": {"content": "<s>"}});
+        rename_values(&mut roles, &grown.renamed);
+        assert_eq!(roles, json!({"pad_token": "<|tool|>", "eos_token": {"content": "<s>"}}));
+    }
+
+    #[test]
+    fn a_reserved_place_in_the_vocabulary_is_renamed_there() {
+        let object = json!({"model": {"vocab": {"a": 0, "[PAD1]": 1, "c": 2}}});
+        let list = json!({"model": {"vocab": [["a", 0.0], ["[PAD1]", -1.0], ["c", -2.0]]}});
+        for own in [object, list] {
+            let mut theirs = own.clone();
+            rename_ids(&mut theirs["model"]["vocab"], &HashMap::from([(1, "<|tool|>".to_owned())]));
+            theirs["added_tokens"] = json!([{"id": 1, "content": "<|tool|>"}]);
+            let tokens = brought(&own, &theirs).unwrap();
+            let grown = extended(own, tokens);
+            assert_eq!(grown.tokenizer, theirs);
+            assert_eq!((next_id(&grown.tokenizer), grown.n_ids), (3, 3));
+        }
+    }
+
+    #[test]
+    fn tokens_under_other_ids_are_refused() {
+        let refused = |place: usize, id: i64, content: &str| {
+            let mut theirs = base();
+            theirs["added_tokens"][place] = json!({"id": id, "content": content});
+            brought(&base(), &theirs).unwrap_err()
+        };
+        assert_eq!(refused(0, 9, "<s>"), "`<s>` has id 9 instead of 3");
+        assert_eq!(refused(1, 7, "<x>"), "`<x>` has id 7 instead of 6, the next free one");
+        let mut theirs = base();
+        theirs["model"] = json!({"type": "BPE", "vocab": {"a": 0, "b": 1, "<x>": 2}, "merges": []});
+        theirs["added_tokens"][0] = json!({"id": 2, "content": "<x>"});
+        let why = brought(&base(), &theirs).unwrap_err();
+        assert_eq!(why, "`<x>` has id 2, that of `ab`, which merges use");
+    }
+
+    #[test]
+    fn the_same_tokenizer_brings_nothing() {
+        assert_eq!(brought(&base(), &base()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_file_that_comes_later_makes_another_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let [cache, model] = ["cache", "model"].map(|name| folder.path().join(name));
+        fs::create_dir(&model).unwrap();
+        let config = json!({
+            "model_type": "llama", "hidden_act": "silu", "vocab_size": 6, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.02,
+        });
+        fs::write(model.join(CONFIG), config.to_string()).unwrap();
+        fs::write(model.join(TOKENIZER), base().to_string()).unwrap();
+        fs::write(model.join(ROLES[0]), r#"{"pad_token": "<|reserved_0|>"}"#).unwrap();
+        let tokens = vec![json!({"id": 4, "content": "<|tool|>"}), json!({"content": "<|new|>"})];
+        let grow = || grown(&cache, &model, tokens.clone(), 0).unwrap();
+        let first = grow();
+        assert_eq!(grow(), first);
+        assert_eq!(read(&first.join(ROLES[0])).unwrap(), json!({"pad_token": "<|tool|>"}));
+        assert_eq!(read(&first.join(CONFIG)).unwrap()["vocab_size"], 7);
+        let template = "chat_template.jinja";
+        fs::write(model.join(template), "{{ messages }}").unwrap();
+        let second = grow();
+        assert_ne!(second, first);
+        assert_eq!(fs::read_to_string(second.join(template)).unwrap(), "{{ messages }}");
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 2, "nothing temporary stays");
     }
 }

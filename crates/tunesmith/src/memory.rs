@@ -84,7 +84,7 @@ impl Plan {
         let need = |recompute: Recompute| {
             Some(Need {
                 in_use,
-                gradients: FP32 * trained().map(numel).sum::<u64>(),
+                gradients: gradients(model),
                 head_gradient: FP32 * head.map_or(0, numel),
                 kept: n_tokens * model.kept_per_token(recompute)?,
                 work: model.working_bytes(n_tokens, recompute),
@@ -173,6 +173,12 @@ pub(crate) fn room(recipe: &Recipe, device: Device) -> Option<u64> {
         0.0 => there.map(|bytes| (bytes as f64 * (1.0 - RESERVE)) as u64),
         gb => Some((gb * 1e9) as u64),
     }
+}
+
+/// Bytes of the gradients of a step.
+pub(crate) fn gradients(model: &Transformer) -> u64 {
+    let trained = model.params().iter().filter(|param| param.trainable());
+    FP32 * trained.map(|param| param.tensor.numel() as u64).sum::<u64>()
 }
 
 /// Bytes of the checkpoint that is written while training goes on: a second copy of all that it holds.

@@ -9,7 +9,7 @@ use std::io::{BufWriter, Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use tunesmith_tokens::{EncodeKnobs, Encoder, Example};
+use tunesmith_tokens::{EncodeKnobs, Encoder, Example, Sample};
 
 const MAGIC: &[u8; 8] = b"TSTOKENS";
 /// The magic, four numbers, and the key.
@@ -32,6 +32,10 @@ pub struct Prepared {
     sums: Range<usize>,
     /// Blocks whose checksum was found right.
     sound: Vec<AtomicBool>,
+    /// Rows to encode again before the first one is used; `None` where nothing can be read in that row.
+    pub(super) probes: Vec<(u64, Option<Sample>)>,
+    /// Whether they came out as they stand here.
+    probed: AtomicBool,
 }
 
 impl Prepared {
@@ -76,7 +80,9 @@ impl Prepared {
             });
         }
         let sound = (0..blocks).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { path: path.into(), map, rows, knobs: key.knobs, index, sums, sound })
+        let (path, knobs) = (path.into(), key.knobs);
+        let (probes, probed) = (Vec::new(), AtomicBool::new(false));
+        Ok(Self { path, map, rows, knobs, index, sums, sound, probes, probed })
     }
 
     /// Bytes of the file.
@@ -93,17 +99,54 @@ impl Prepared {
         if encoder.knobs() != self.knobs {
             return Ok(None);
         }
+        self.probe(encoder)?;
+        record::examples(self.bytes(row)?, row).ok_or_else(|| self.damaged(row))
+    }
+
+    /// Whether `encoder` makes what stands here of the rows to be encoded again; found out once.
+    ///
+    /// # Errors
+    /// A row of which it makes something else.
+    pub(super) fn probe(&self, encoder: &Encoder) -> Result<(), DataError> {
+        // no lock: threads that come at the same time do the same work, and nobody waits
+        if self.probed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for (row, sample) in &self.probes {
+            let found = self.bytes(*row)?;
+            if found == record::malformed() {
+                continue; // nothing is taken from here
+            }
+            let made = sample.as_ref().and_then(|sample| encoder.encode(sample, *row).ok());
+            if made.is_none_or(|made| record::record(&made) != found) {
+                let problem = format!(
+                    "row {row}: expected the tokens that this version of tunesmith makes, found those of another"
+                );
+                let help = "delete the file, or write it again: `tunesmith data prepare`";
+                let (path, help) = (self.path.clone(), Some(help.into()));
+                return Err(DataError::Cache { path, problem, help });
+            }
+        }
+        self.probed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The record of a row, after its checksum was found right.
+    fn bytes(&self, row: u64) -> Result<&[u8], DataError> {
         let place =
             |row: u64| Some(read_u64(&self.map, self.index.start + 8 * row as usize)? as usize);
-        let damaged = || bad(&self.path, format!("row {row} is damaged"));
-        let (start, end) = place(row).zip(place(row + 1)).ok_or_else(damaged)?;
+        let (start, end) = place(row).zip(place(row + 1)).ok_or_else(|| self.damaged(row))?;
         if start < HEAD || end > self.index.start || start >= end {
-            return Err(damaged());
+            return Err(self.damaged(row));
         }
         for block in (start - HEAD) / BLOCK..=(end - 1 - HEAD) / BLOCK {
             self.check(block, row)?;
         }
-        record::examples(&self.map[start..end], row).ok_or_else(damaged)
+        Ok(&self.map[start..end])
+    }
+
+    fn damaged(&self, row: u64) -> DataError {
+        bad(&self.path, format!("row {row} is damaged"))
     }
 
     /// Whether a block has its checksum; computed once.

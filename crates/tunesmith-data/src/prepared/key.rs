@@ -3,7 +3,8 @@
 use crate::{DataError, Dataset, fingerprint};
 use tunesmith_tokens::EncodeKnobs;
 
-/// Counts changes of the file's format and of how rows become tokens.
+/// Counts changes of the file's format. How rows become tokens changes with tunesmith's own version, and is looked at
+/// in some rows besides.
 pub(super) const VERSION: u64 = 2;
 /// Bytes of a key in a file.
 pub(super) const BYTES: usize = 32 * PARTS.len();
@@ -25,7 +26,8 @@ impl Dataset {
     /// A file that cannot be read any more.
     pub fn prepared_key(&self, model: &str, knobs: EncodeKnobs) -> Result<PreparedKey, DataError> {
         let data = format!("{} {}", self.fingerprint()?, fingerprint::times(self.files())?);
-        let reading = format!("{VERSION} {} {}", self.len(), self.reading());
+        let version = env!("CARGO_PKG_VERSION");
+        let reading = format!("{VERSION} {version} {} {}", self.len(), self.reading());
         let options = format!("{knobs:?}");
         let parts =
             [&data, &reading, model, &options].map(|part: &str| blake3::hash(part.as_bytes()));

@@ -52,11 +52,13 @@ pub(crate) fn run(
     // A checkpoint that is written while the next step runs is a second copy of what it holds.
     let state = RunState::default();
     let copy = memory::copy(&prepared.recipe, model, optimizer) as f64;
-    let step_alone = before as f64 + per_token * large.len() as f64;
-    let predicted = step_alone + copy;
+    // The gradients of a step's first micro-batch lie beside the forward pass of its second.
+    let gradients = memory::gradients(model) as f64;
+    let beside = if train.accumulate > 1 { gradients } else { 0.0 };
+    let predicted = before as f64 + per_token * large.len() as f64 + beside + copy;
     let available = memory::room(&prepared.recipe, model.device()).unwrap_or(u64::MAX) as f64;
     if on_cpu && predicted > available {
-        let left = Left { bytes: available - before as f64, copy, per_token };
+        let left = Left { bytes: available - before as f64, copy, gradients, per_token };
         let text = format!(
             "the longest batch, {} rows of {seq_len} tokens, needs about {} of memory{}; {} are there\nhelp: {}",
             sizes.batch,
@@ -68,12 +70,12 @@ pub(crate) fn run(
         return Err(Failure(Exit::BadConfig, text).into());
     }
 
-    let beside = (copy > 0.0).then(|| Snapshot::take(&state, model, optimizer));
+    let snapshot = (copy > 0.0).then(|| Snapshot::take(&state, model, optimizer));
+    let micro_batches: Vec<Batch> = (0..train.accumulate.min(2)).map(|_| large.clone()).collect();
     let started = Instant::now();
-    let (_, peak) =
-        peak_of(|| step(model, optimizer, objective, std::slice::from_ref(&large), lr, 0))?;
-    let step_time = started.elapsed();
-    drop(beside);
+    let (_, peak) = peak_of(|| step(model, optimizer, objective, &micro_batches, lr, 0))?;
+    let step_time = started.elapsed() / micro_batches.len().max(1) as u32;
+    drop(snapshot);
     let started = Instant::now();
     evaluate(model, &mut Once(Some(large.clone())), objective, &AtomicBool::new(false))?;
     let evaluation = started.elapsed();
@@ -138,6 +140,8 @@ struct Left {
     bytes: f64,
     /// Of it, for a checkpoint that is written beside the step.
     copy: f64,
+    /// Of it, for the gradients, where a step has several micro-batches.
+    gradients: f64,
     /// What a token of a batch takes.
     per_token: f64,
 }
@@ -146,10 +150,11 @@ impl Sizes {
     /// The settings nearest to these that fit: the same batch with saves that training waits for, or fewer tokens at once.
     fn nearest(self, left: &Left) -> String {
         const WAIT: &str = "--set train.save_in_background=false";
-        let Left { bytes, copy, per_token } = *left;
-        let alone = self.fewer(bytes / per_token);
-        let beside = self.fewer((bytes - copy) / per_token);
-        let whole = (self.batch * self.seq_len) as f64 * per_token;
+        let Left { bytes, copy, gradients, per_token } = *left;
+        let alone = self.fewer((bytes - gradients) / per_token);
+        let beside = self.fewer((bytes - gradients - copy) / per_token);
+        let held = if self.accumulate > 1 { gradients } else { 0.0 };
+        let whole = (self.batch * self.seq_len) as f64 * per_token + held;
         match (copy > 0.0, beside) {
             (true, beside) if whole <= bytes => {
                 let other = beside.map_or(String::new(), |flags| format!("; so does {flags}"));
@@ -263,7 +268,11 @@ mod tests {
     fn the_nearest_settings_keep_the_rows_of_a_step() {
         let sizes = Sizes { batch: 8, seq_len: 1024, accumulate: 2 };
         let check = |bytes: f64, copy: f64, expected: &str| {
-            assert_eq!(sizes.nearest(&Left { bytes, copy, per_token: 2.0 }), expected);
+            for gradients in [0.0, 512.0] {
+                let bytes = bytes + gradients;
+                let left = Left { bytes, copy, gradients, per_token: 2.0 };
+                assert_eq!(sizes.nearest(&left), expected);
+            }
         };
         check(7000.0, 0.0, "--batch 3 --accumulate 6 fits");
         check(2048.0, 0.0, "--batch 1 --accumulate 16 fits");
