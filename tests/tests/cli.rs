@@ -129,6 +129,9 @@ fn help_of_finetune() {
                   --device <DEVICE>
                       model.device: cpu or cuda
 
+                  --recompute <RECOMPUTE>
+                      model.recompute: auto, none, mlp or blocks
+
                   --seed <SEED>
                       seed: names every random choice
 
