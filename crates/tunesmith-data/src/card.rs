@@ -22,7 +22,7 @@
 
 use crate::config::{DatasetConfig, Patterns, unknown};
 use crate::source::expand;
-use crate::{DataError, suggest, yaml};
+use crate::{DataError, suggest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -48,6 +48,12 @@ struct Subset {
     splits: BTreeMap<String, Vec<String>>,
     /// Where its files lie inside the data set; empty for all of it.
     folder: String,
+}
+
+/// What is read of the head.
+#[derive(Deserialize)]
+struct Head {
+    configs: Option<Vec<Entry>>,
 }
 
 #[derive(Deserialize)]
@@ -95,13 +101,9 @@ impl Card {
                 head.0.len()
             )));
         }
-        let entries = yaml::key(head.0, "configs")
-            .and_then(|configs| {
-                let parsed = serde_json::from_value::<Option<Vec<Entry>>>(configs);
-                parsed.map_err(|error| error.to_string())
-            })
-            .map_err(|problem| wrong(format!("configs: {problem}")))?;
-        let entries = entries.unwrap_or_default();
+        let parsed: Head = serde_saphyr::from_str(head.0)
+            .map_err(|error| wrong(format!("the head of the file: {error}")))?;
+        let entries = parsed.configs.unwrap_or_default();
         let subsets: Vec<Subset> = entries.into_iter().map(Subset::from).collect();
         Ok((!subsets.is_empty()).then(|| Self { subsets, place: place.into() }))
     }
@@ -384,7 +386,7 @@ mod tests {
             ["---\nconfigs: 3\n---\n", "---\nconfigs:\n- [\n---\n", "---\nconfigs: [*c]\n---\n"]
         {
             let error = Card::parse(text, "README.md").unwrap_err().to_string();
-            assert!(error.starts_with("README.md: configs: "), "{error}");
+            assert!(error.starts_with("README.md: the head of the file: "), "{error}");
         }
     }
 

@@ -9,7 +9,6 @@ mod llama_factory;
 mod shape;
 mod source;
 mod suggest;
-mod yaml;
 
 mod check;
 mod clean;
