@@ -25,34 +25,6 @@ unsafe extern "C" {
         body: unsafe extern "C" fn(data: *mut c_void),
         data: *mut c_void,
     );
-    fn tunesmith_flash_attention(
-        tensors: *const *const CTensor,
-        longest: i64,
-        scale: f64,
-        window: i64,
-        out: *mut *mut CTensor,
-    ) -> *mut c_char;
-    fn tunesmith_flash_attention_backward(
-        tensors: *const *const CTensor,
-        longest: i64,
-        scale: f64,
-        window: i64,
-        out: *mut *mut CTensor,
-    ) -> *mut c_char;
-    fn tunesmith_cudnn_attention(
-        tensors: *const *const CTensor,
-        longest: i64,
-        scale: f64,
-        window: i64,
-        out: *mut *mut CTensor,
-    ) -> *mut c_char;
-    fn tunesmith_cudnn_attention_backward(
-        tensors: *const *const CTensor,
-        longest: i64,
-        scale: f64,
-        window: i64,
-        out: *mut *mut CTensor,
-    ) -> *mut c_char;
     fn tunesmith_norms(
         tensors: *const *const CTensor,
         n: i64,
@@ -94,6 +66,25 @@ pub(crate) fn check(error: *mut c_char) -> Result<(), KernelError> {
 /// A function of `shim/flash.cpp`: tensors, the longest document, scale, window (0: none), and room for its results.
 type Flash =
     unsafe extern "C" fn(*const *const CTensor, i64, f64, i64, *mut *mut CTensor) -> *mut c_char;
+
+macro_rules! flash_functions {
+    ($($name:ident)*) => {
+        unsafe extern "C" {
+            $(fn $name(
+                tensors: *const *const CTensor,
+                longest: i64,
+                scale: f64,
+                window: i64,
+                out: *mut *mut CTensor,
+            ) -> *mut c_char;)*
+        }
+    };
+}
+
+flash_functions! {
+    tunesmith_flash_attention tunesmith_flash_attention_backward
+    tunesmith_cudnn_attention tunesmith_cudnn_attention_backward
+}
 
 /// # Safety
 /// `function` reads as many tensors as are given, and makes `N`.
