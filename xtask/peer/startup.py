@@ -17,27 +17,12 @@ os.environ["HF_DATASETS_CACHE"] = cache.name
 
 import datasets
 import transformers
+from clock import Clock
 from trl import SFTConfig, SFTTrainer
 
 MODEL, FILE, ROW_TOKENS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 datasets.disable_progress_bars()
 transformers.logging.set_verbosity_error()
-
-
-def since_start():
-    """Seconds since the kernel started this process."""
-    with open("/proc/self/stat") as stat:
-        started = int(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-    with open("/proc/uptime") as uptime:
-        return float(uptime.read().split()[0]) - started
-
-
-class Clock(transformers.TrainerCallback):
-    first = None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.first = self.first or since_start()
-
 
 clock = Clock()
 with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ import resource
 import statistics
 import sys
 import tempfile
-import time
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,6 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import datasets
 import torch
 import transformers
+from clock import Clock
 from peft import LoraConfig
 from torch.utils.data import SequentialSampler
 from trl import SFTConfig, SFTTrainer
@@ -28,24 +28,6 @@ datasets.disable_progress_bars()
 transformers.logging.set_verbosity_error()
 if TUNING == "tuned":
     torch.set_float32_matmul_precision("medium")
-
-
-def since_start():
-    """Seconds since the kernel started this process."""
-    with open("/proc/self/stat") as stat:
-        started = int(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-    with open("/proc/uptime") as uptime:
-        return float(uptime.read().split()[0]) - started
-
-
-class Clock(transformers.TrainerCallback):
-    def __init__(self):
-        self.ends, self.cpu, self.first = [], [], None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.ends.append(time.perf_counter())
-        self.cpu.append(sum(os.times()[:2]))
-        self.first = self.first or since_start()
 
 
 class InOrder(SFTTrainer):
