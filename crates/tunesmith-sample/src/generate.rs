@@ -63,7 +63,8 @@ pub enum GenerateError {
     Knobs(String),
 }
 
-/// Answers every prompt. `on_text` receives each prompt's index and text as soon as it is certain.
+/// Answers every prompt, by the model's first adapter if it has one. `on_text` receives each prompt's index and text as
+/// soon as it is certain.
 ///
 /// # Errors
 /// Knobs out of range, prompts without tokens or without room, and what model and tokenizer say.
@@ -75,9 +76,29 @@ pub fn generate(
     knobs: &SamplerKnobs,
     on_text: &mut dyn FnMut(usize, &str),
 ) -> Result<Vec<Generation>, GenerateError> {
+    let first = (!model.adapters().is_empty()).then_some(0);
+    let requests: Vec<Request> = prompts.iter().map(|prompt| (first, prompt.clone())).collect();
+    generate_by(model, tokenizer, &requests, stop_ids, knobs, on_text)
+}
+
+/// The number of the adapter that shall answer, or none for the base alone, and the prompt.
+pub type Request = (Option<usize>, Vec<u32>);
+
+/// As [`generate`], each prompt by the adapter that it names.
+///
+/// # Errors
+/// As [`generate`]; an adapter that the model does not carry.
+pub fn generate_by(
+    model: &Transformer,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[Request],
+    stop_ids: &[u32],
+    knobs: &SamplerKnobs,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<Generation>, GenerateError> {
     knobs.check().map_err(GenerateError::Knobs)?;
     let max = model.config.max_position_embeddings as usize;
-    for (index, prompt) in prompts.iter().enumerate() {
+    for (index, (_, prompt)) in requests.iter().enumerate() {
         if prompt.is_empty() {
             return Err(GenerateError::EmptyPrompt { index });
         }
@@ -86,17 +107,17 @@ pub fn generate(
         }
     }
     if knobs.max_new_tokens == 0 {
-        let answer = |(i, prompt): (usize, &Vec<u32>)| {
+        let answer = |(i, (_, prompt)): (usize, &Request)| {
             Answer::new(i, prompt, tokenizer, knobs).into_generation(on_text)
         };
-        return prompts.iter().enumerate().map(answer).collect();
+        return requests.iter().enumerate().map(answer).collect();
     }
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let longest = requests.iter().map(|(_, prompt)| prompt.len()).max().unwrap_or(0);
     let capacity = (longest + knobs.max_new_tokens).min(max);
     let mut engine =
-        Engine::new(model, tokenizer, stop_ids, prompts.len().min(MAX_SEQUENCES), capacity);
-    for prompt in prompts {
-        engine.submit(prompt, knobs)?;
+        Engine::new(model, tokenizer, stop_ids, requests.len().min(MAX_SEQUENCES), capacity);
+    for (adapter, prompt) in requests {
+        engine.submit_to(*adapter, prompt, knobs)?;
     }
     let mut answers: Vec<(usize, Generation)> = Vec::new();
     while !engine.is_idle() {

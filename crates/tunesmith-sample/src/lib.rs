@@ -7,5 +7,5 @@ mod sampler;
 mod stop;
 
 pub use engine::Engine;
-pub use generate::{FinishReason, GenerateError, Generation, generate};
+pub use generate::{FinishReason, GenerateError, Generation, Request, generate, generate_by};
 pub use sampler::SamplerKnobs;

@@ -1,9 +1,10 @@
 //! The parts that several commands build the same way: encoder, model, device.
 
 use crate::{
+    adapters,
     cli::{ModelArgs, SamplerArgs},
     exit::{ConfigError, Exit, Failure},
-    grow, locate,
+    locate,
     recipe::{DeviceName, Dtype, Recipe},
 };
 use anyhow::{Context, Result};
@@ -12,7 +13,7 @@ use std::{
     sync::Arc,
 };
 use tch::{Device, Kind};
-use tunesmith_model::{Config, LoadOptions, Storage, Transformer, adapter_labels, adapter_storage};
+use tunesmith_model::{Config, LoadOptions, Storage, Transformer};
 use tunesmith_sample::SamplerKnobs;
 use tunesmith_tokens::{Certificate, EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
 use tunesmith_train::TrainError;
@@ -115,7 +116,7 @@ impl Dtype {
     }
 }
 
-/// A model for inference, with its encoder; `fallback` is the template of a model that carries none.
+/// A model for inference with its adapters, numbered as they were given, and its encoder; `fallback` is the template of a model that carries none.
 pub(crate) fn model(
     args: &ModelArgs,
     fallback: Option<&str>,
@@ -133,30 +134,32 @@ pub(crate) fn model(
         }
         None => stored_kind(&dir),
     };
-    let adapter = args.adapter.as_deref().map(locate::adapter);
     let mut config = Config::from_dir(&dir)?;
-    if let Some(labels) = adapter.as_deref().map(adapter_labels).transpose()?.flatten() {
+    if let Some(labels) = adapters::labels(&args.adapter)? {
         config = config.into_classifier(&labels);
     }
     let storage = storage(args)?;
     let options = LoadOptions { storage, ..LoadOptions::frozen(kind, device) };
     let mut model = Transformer::load_as(config, &dir, options, 0)?;
-    if let Some(adapter) = &adapter {
-        model.load_adapter(adapter, false)?;
+    for adapter in &args.adapter {
+        model.load_adapter(&adapter.dir, false)?;
     }
     let Encoding { encoder, note } = encoder(&dir, fallback, up_to(max_len), None)?;
     note.iter().for_each(|note| tracing::info!("{note}"));
-    check_certificate(adapter.as_deref().unwrap_or(&dir), &encoder)?;
+    if args.adapter.is_empty() {
+        check_certificate(&dir, &encoder)?;
+    }
+    for adapter in &args.adapter {
+        check_certificate(&adapter.dir, &encoder)?;
+    }
     Ok((model, encoder))
 }
 
-/// The directory of the model that is asked for, with the tokens that its adapter brings.
+/// The directory of the model that is asked for, with the tokens that its adapters bring.
 pub(crate) fn model_dir(args: &ModelArgs) -> Result<PathBuf> {
+    adapters::check(&args.adapter)?;
     let located = locate::model(&args.model, None, args.source.unwrap_or_default(), true)?;
-    match &args.adapter {
-        Some(adapter) => grow::with_adapter(&located.dir, &locate::adapter(adapter)),
-        None => Ok(located.dir),
-    }
+    adapters::grown(&located.dir, &args.adapter)
 }
 
 /// What a trained model directory says about the prompts it was trained for.
@@ -182,13 +185,12 @@ fn check_certificate(dir: &Path, encoder: &Encoder) -> Result<()> {
     Ok(())
 }
 
-/// How the matrices of a model lie in memory: as asked, or as its adapter knew them.
+/// How the matrices of a model lie in memory: as asked, or as its adapters knew them.
 pub(crate) fn storage(args: &ModelArgs) -> Result<Storage> {
-    Ok(match (&args.storage, &args.adapter) {
-        (Some(storage), _) => parse("--storage", storage, &Storage::NAMES)?,
-        (None, Some(adapter)) => adapter_storage(&locate::adapter(adapter))?,
-        (None, None) => Storage::Dense,
-    })
+    match &args.storage {
+        Some(storage) => Ok(parse("--storage", storage, &Storage::NAMES)?),
+        None => adapters::storage(&args.adapter),
+    }
 }
 
 /// A model with a head over labels has no words.

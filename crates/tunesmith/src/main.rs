@@ -1,5 +1,6 @@
 //! Reads a recipe, builds the parts, runs a command. stdout is data, stderr is log.
 
+mod adapters;
 mod checks;
 mod cli;
 mod commands;

@@ -1,6 +1,7 @@
 //! What the commands on a trained model take: `score`, `generate`, `chat`, `merge` and `export`.
 
 use super::SourceChoice;
+use crate::adapters::AdapterArg;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use tunesmith_sample::SamplerKnobs;
@@ -11,9 +12,10 @@ pub(crate) struct ModelArgs {
     /// A Hub id, a model directory, or a run directory
     #[arg(long)]
     pub(crate) model: String,
-    /// The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
-    #[arg(long)]
-    pub(crate) adapter: Option<PathBuf>,
+    /// The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it; may be repeated, and a name
+    /// may stand before it
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub(crate) adapter: Vec<AdapterArg>,
     /// dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
     #[arg(long)]
     pub(crate) storage: Option<String>,
@@ -53,7 +55,7 @@ pub(crate) struct ScoreArgs {
     /// Tokens of a row at most; longer ones are cut
     #[arg(long)]
     pub(crate) seq_len: Option<usize>,
-    /// One JSON object per line: row, ids, trained, token_logprobs, logprob, trained_tokens
+    /// One JSON object per line: row, ids, trained, token_logprobs, logprob, trained_tokens; of several adapters, adapter
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -66,7 +68,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) sampler: SamplerArgs,
-    /// One JSON object per line: prompt_ids, ids, text, finish_reason
+    /// One JSON object per line: prompt_ids, ids, text, finish_reason; of several adapters, adapter
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -78,7 +80,8 @@ pub(crate) struct PromptArgs {
     /// Plain text, continued as it stands
     #[arg(long)]
     pub(crate) prompt: Option<String>,
-    /// A JSON file: a list of messages, {"messages": […]}, or one of these per line; answered through the chat template
+    /// A JSON file: a list of messages, {"messages": […]}, or one of these per line; answered through the chat template,
+    /// by the adapter that "adapter" beside "messages" names
     #[arg(long)]
     pub(crate) messages: Option<PathBuf>,
     /// Token ids, such as 1,2,3

@@ -1,6 +1,7 @@
 //! `tunesmith chat`: several turns with a model, by its own template.
 
 use crate::{
+    adapters,
     cli::ChatArgs,
     exit::{Exit, Failure},
     load,
@@ -10,7 +11,7 @@ use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
 };
-use tunesmith_sample::{GenerateError, SamplerKnobs, generate};
+use tunesmith_sample::{GenerateError, SamplerKnobs, generate_by};
 use tunesmith_tokens::{Conversation, Message};
 
 pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
@@ -30,8 +31,11 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
     let mut conversation = Conversation { messages: system.collect(), ..Conversation::default() };
     let n_system = conversation.messages.len();
     let interactive = std::io::stdin().is_terminal();
+    let loaded = &args.model.adapter;
+    let mut adapter = adapters::first(loaded);
     if interactive {
-        tracing::info!("Ctrl-D or /exit ends, /reset starts anew");
+        let switch = if loaded.is_empty() { "" } else { ", /adapter NAME switches" };
+        tracing::info!("Ctrl-D or /exit ends, /reset starts anew{switch}");
     }
     let mut out = std::io::stdout();
     loop {
@@ -53,6 +57,23 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
                 conversation.messages.truncate(n_system);
                 continue;
             }
+            command if command.split_whitespace().next() == Some("/adapter") => {
+                let wanted = command["/adapter".len()..].trim();
+                if wanted.is_empty() {
+                    let names = adapters::names(loaded);
+                    let used = adapters::name(loaded, adapter);
+                    tracing::info!("`{used}` answers; there are {names}");
+                    continue;
+                }
+                match adapters::choose(loaded, wanted) {
+                    Ok(chosen) => {
+                        adapter = chosen;
+                        tracing::info!("`{wanted}` answers from here on");
+                    }
+                    Err(problem) => tracing::warn!("{problem}"),
+                }
+                continue;
+            }
             _ => {}
         }
         conversation.messages.push(Message::new("user", line.trim_end_matches(['\r', '\n'])));
@@ -61,8 +82,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<ExitCode> {
         let mut say = |_, text: &str| {
             broken = broken.take().or(write!(out, "{text}").and_then(|()| out.flush()).err());
         };
+        let request = [(adapter, prompt)];
         let answers =
-            match generate(&model, Some(tokenizer), &[prompt], &stop_ids, &knobs, &mut say) {
+            match generate_by(&model, Some(tokenizer), &request, &stop_ids, &knobs, &mut say) {
                 Err(GenerateError::PromptTooLong { n_tokens, max, .. }) => {
                     tracing::warn!(
                         "{n_tokens} tokens leave no room in the model's {max}; /reset starts anew"

@@ -3,7 +3,7 @@
 use crate::{
     cli::{MergeArgs, ModelArgs},
     exit::{Exit, Failure},
-    load, locate,
+    load,
 };
 use anyhow::Result;
 use std::process::ExitCode;
@@ -17,16 +17,26 @@ const N_PROBES: i64 = 64;
 const BOUND: f64 = 0.05;
 
 pub(crate) fn run(args: &MergeArgs) -> Result<ExitCode> {
-    if args.model.adapter.is_none() {
-        let text = "no adapter given\nhelp: --adapter takes the directory of an adapter, or of the run that trained it";
-        return Err(Failure(Exit::Usage, text.into()).into());
-    }
+    let adapter = match &args.model.adapter[..] {
+        [adapter] => adapter,
+        [] => {
+            let text = "no adapter given\nhelp: --adapter takes the directory of an adapter, or of the run that trained it";
+            return Err(Failure(Exit::Usage, text.into()).into());
+        }
+        several => {
+            let text = format!(
+                "expected one --adapter, found {}: each was trained on the base alone, and none on another\n\
+                 help: merge one of them",
+                several.len()
+            );
+            return Err(Failure(Exit::Usage, text).into());
+        }
+    };
     if args.out.exists() {
         let text = format!("{}: is there already\nhelp: choose another --out", args.out.display());
         return Err(Failure(Exit::CannotCreate, text).into());
     }
-    let adapter = args.model.adapter.as_deref().map(locate::adapter);
-    let learned_on = adapter.as_deref().map_or(Ok(Storage::Dense), adapter_storage)?;
+    let learned_on = adapter_storage(&adapter.dir)?;
     let (mut model, _) = load::model(&args.model, None, None)?;
     let origin = load::model_dir(&args.model)?;
     let into = load::storage(&args.model)?;
