@@ -160,7 +160,7 @@ fn one_base_answers_by_several_adapters() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("chat starts");
-    let lines = "Tell me of 0.\n/reset\n/adapter\n/adapter tow\n/adapter two\nTell me of 0.\n/reset\n/adapter base\nTell me of 0.\n";
+    let lines = "Tell me of 0.\n/reset\n/adapter\n/adapter twoo\n/adapter two\nTell me of 0.\n/reset\n/adapter base\nTell me of 0.\n";
     chat.stdin.take().expect("its input").write_all(lines.as_bytes()).expect("it reads");
     let ran = chat.wait_with_output().expect("chat ends");
     let [said, log] = [ran.stdout, ran.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
@@ -175,7 +175,7 @@ fn one_base_answers_by_several_adapters() {
     assert_eq!(said, expected.concat(), "{log}");
     for line in [
         "`one` answers; there are `one`, `two`, `base`",
-        "no adapter is called `tow`",
+        "no adapter is called `twoo`",
         "help: did you mean `two`? there are `one`, `two`, `base`",
         "`two` answers from here on",
     ] {
@@ -216,7 +216,7 @@ fn a_file_is_scored_by_every_adapter() {
 #[test]
 fn adapters_that_cannot_be_told_apart_or_found_are_refused() {
     let place = Place::new();
-    for (from, to) in [("llama-lora", "one"), ("llama-dora", "two/one"), ("gpt2-lora", "gpt2")] {
+    for (from, to) in [("llama-lora", "one"), ("llama-dora", "two/one"), ("gpt2-lora", "other")] {
         place.copy_model(&format!("../adapters/{from}"), to);
     }
     place.copy_model("../adapters/llama-lora", "quantised");
@@ -235,7 +235,7 @@ fn adapters_that_cannot_be_told_apart_or_found_are_refused() {
     );
     said(64, &format!("{ask} --adapter base=one"), &["`base` is the model without an adapter"]);
     said(64, &format!("{ask} --adapter =one"), &["expected DIR or NAME=DIR"]);
-    said(65, &format!("{ask} --adapter one --adapter gpt2"), &["gpt2"]);
+    said(65, &format!("{ask} --adapter one --adapter other"), &["other"]);
     said(
         78,
         &format!("{ask} --adapter one --adapter quantised"),

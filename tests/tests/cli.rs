@@ -252,8 +252,9 @@ fn help_of_score() {
                   --model <MODEL>
                       A Hub id, a model directory, or a run directory
 
-                  --adapter <ADAPTER>
-                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+                  --adapter <[NAME=]DIR>
+                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it; may be
+                      repeated, and a name may stand before it
 
                   --storage <STORAGE>
                       dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
@@ -285,7 +286,8 @@ fn help_of_score() {
                       Tokens of a row at most; longer ones are cut
 
                   --json
-                      One JSON object per line: row, ids, trained, token_logprobs, logprob, trained_tokens
+                      One JSON object per line: row, ids, trained, token_logprobs, logprob, trained_tokens; of
+                      several adapters, adapter
 
               -v, --verbose...
                       More on stderr: -v for debug, -vv for everything
@@ -309,8 +311,9 @@ fn help_of_generate() {
                   --model <MODEL>
                       A Hub id, a model directory, or a run directory
 
-                  --adapter <ADAPTER>
-                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+                  --adapter <[NAME=]DIR>
+                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it; may be
+                      repeated, and a name may stand before it
 
                   --storage <STORAGE>
                       dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
@@ -337,7 +340,7 @@ fn help_of_generate() {
 
                   --messages <MESSAGES>
                       A JSON file: a list of messages, {"messages": […]}, or one of these per line; answered
-                      through the chat template
+                      through the chat template, by the adapter that "adapter" beside "messages" names
 
                   --prompt-ids <PROMPT_IDS>
                       Token ids, such as 1,2,3
@@ -388,7 +391,8 @@ fn help_of_generate() {
                       [default: 0]
 
                   --json
-                      One JSON object per line: prompt_ids, ids, text, finish_reason
+                      One JSON object per line: prompt_ids, ids, text, finish_reason; of several adapters,
+                      adapter
         "#]],
     );
 }
@@ -406,8 +410,9 @@ fn help_of_chat() {
                   --model <MODEL>
                       A Hub id, a model directory, or a run directory
 
-                  --adapter <ADAPTER>
-                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it
+                  --adapter <[NAME=]DIR>
+                      The directory of an adapter, tunesmith's or PEFT's, or of the run that trained it; may be
+                      repeated, and a name may stand before it
 
                   --storage <STORAGE>
                       dense, nf4 or int8 matrices [default: as the adapter was trained, else dense]
