@@ -1,4 +1,4 @@
-// AdamW in one pass over a parameter; formulas, 8-bit blocks and random bits are those of adamw.rs, blockwise.rs and
+// AdamW in one pass over all parameters; formulas, 8-bit blocks and random bits are those of adamw.rs, blockwise.rs and
 // stochastic.rs.
 
 typedef unsigned char u8;
@@ -30,32 +30,63 @@ __device__ __forceinline__ T narrow_by_chance(float x, u32 r) {
 #endif
 }
 
-// One weight: fp32 at w, its bf16 copy at `copy` if that is not null; without w, the bf16 one at `copy` is all there is.
-// `fresh1` is 1 − β₁, `fresh2` 1 − β₂, `keep` 1 − lr λ, `rate` lr / (1 − β₁ᵗ), `root` 1 / √(1 − β₂ᵗ): made on the host,
-// in fp64.
-__device__ __forceinline__ void update(i64 i, float *w, T *copy, u64 stream, float grad, float &m, float &v, float clip,
-                                       float fresh1, float beta2, float fresh2, float eps, float keep, float rate,
-                                       float root) {
-  float g = clip * grad;
-  m += fresh1 * (g - m);
-  v = beta2 * v + fresh2 * g * g;
-  float before = w ? w[i] : widen(copy[i]);
-  float after = before * keep - rate * m / (sqrtf(v) * root + eps);
-  if (!w) {
-    copy[i] = narrow_by_chance(after, draw(stream, i));
-    return;
+// A parameter, in the words that src/cuda/adamw.rs writes. Its weights are fp32 at w, their bf16 copy at `copy` if that is
+// not null; without w, the bf16 ones at `copy` are all there is. Moments are fp32, or codes with scales.
+// `keep` is 1 − lr λ, `rate` lr / (1 − β₁ᵗ): made on the host, in fp64.
+struct Param {
+  i64 first; // of the launch's blocks, those of this parameter begin here
+  i64 n;
+  float *w;
+  T *copy;
+  u64 stream;
+  const float *grad;
+  void *m, *v;
+  float *m_scales, *v_scales;
+  float keep, rate;
+};
+
+// What all parameters share: `fresh1` is 1 − β₁, `fresh2` 1 − β₂, `root` 1 / √(1 − β₂ᵗ).
+struct Factors {
+  float clip, fresh1, beta2, fresh2, eps, root;
+};
+
+// Elements of a block of threads.
+constexpr i64 CHUNK = 16384;
+
+// The parameter of this block of threads: the last that begins at it or before.
+__device__ __forceinline__ Param own(const Param *params, int n_params) {
+  int low = 0, high = n_params - 1;
+  while (low < high) {
+    int middle = (low + high + 1) / 2;
+    if (params[middle].first <= blockIdx.x) low = middle;
+    else high = middle - 1;
   }
-  w[i] = after;
-  if (copy) copy[i] = narrow(after);
+  return params[low];
 }
 
-extern "C" __global__ void adamw(float *w, T *copy, i64 stream, const float *grad, float *m, float *v, i64 n, float clip,
-                                 float fresh1, float beta2, float fresh2, float eps, float keep, float rate,
-                                 float root) {
-  i64 step = (i64)gridDim.x * blockDim.x;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+__device__ __forceinline__ void update(const Param &p, const Factors &f, i64 i, float &m, float &v) {
+  float g = f.clip * p.grad[i];
+  m += f.fresh1 * (g - m);
+  v = f.beta2 * v + f.fresh2 * g * g;
+  float before = p.w ? p.w[i] : widen(p.copy[i]);
+  float after = before * p.keep - p.rate * m / (sqrtf(v) * f.root + f.eps);
+  if (!p.w) {
+    p.copy[i] = narrow_by_chance(after, draw(p.stream, i));
+    return;
+  }
+  p.w[i] = after;
+  if (p.copy) p.copy[i] = narrow(after);
+}
+
+extern "C" __global__ void adamw(const Param *params, int n_params, float clip, float fresh1, float beta2, float fresh2,
+                                 float eps, float root) {
+  Factors factors{clip, fresh1, beta2, fresh2, eps, root};
+  Param p = own(params, n_params);
+  float *m = (float *)p.m, *v = (float *)p.v;
+  i64 start = (blockIdx.x - p.first) * CHUNK, end = min(start + CHUNK, p.n);
+  for (i64 i = start + threadIdx.x; i < end; i += blockDim.x) {
     float m1 = m[i], v1 = v[i];
-    update(i, w, copy, (u64)stream, grad[i], m1, v1, clip, fresh1, beta2, fresh2, eps, keep, rate, root);
+    update(p, factors, i, m1, v1);
     m[i] = m1;
     v[i] = v1;
   }
@@ -84,24 +115,27 @@ __device__ __forceinline__ int nearest(const float *values, int n, float x) {
   return low + 1 < n && x > (values[low] + values[low + 1]) / 2 ? low + 1 : low;
 }
 
-// A block of 256 threads per block of 256 elements. SIGNED_BOOK and UNSIGNED_BOOK come before this file.
-extern "C" __global__ void adamw_blockwise(float *w, T *copy, i64 stream, const float *grad, u8 *m, float *m_scales, u8 *v,
-                                           float *v_scales, i64 n, float clip, float fresh1, float beta2, float fresh2,
-                                           float eps, float keep, float rate, float root) {
+// 256 threads, as many as elements share a scale. SIGNED_BOOK and UNSIGNED_BOOK come before this file.
+extern "C" __global__ void adamw_blockwise(const Param *params, int n_params, float clip, float fresh1, float beta2,
+                                           float fresh2, float eps, float root) {
   constexpr int BLOCK = 256, ZERO = 127; // ZERO: the code of 0 in the signed book
   __shared__ float signed_book[BLOCK], unsigned_book[BLOCK], scratch[WARP];
+  Factors factors{clip, fresh1, beta2, fresh2, eps, root};
+  Param p = own(params, n_params);
+  u8 *m = (u8 *)p.m, *v = (u8 *)p.v;
   int lane = threadIdx.x;
   signed_book[lane] = SIGNED_BOOK[lane];
   unsigned_book[lane] = UNSIGNED_BOOK[lane];
   __syncthreads();
-  for (i64 block = blockIdx.x; block * BLOCK < n; block += gridDim.x) {
-    i64 i = block * BLOCK + lane;
-    bool there = i < n;
+  i64 start = (blockIdx.x - p.first) * CHUNK, end = min(start + CHUNK, p.n);
+  for (; start < end; start += BLOCK) {
+    i64 i = start + lane, block = start / BLOCK;
+    bool there = i < end;
     float m1 = 0.0f, v1 = 0.0f;
     if (there) {
-      m1 = signed_book[m[i]] * m_scales[block];
-      v1 = unsigned_book[v[i]] * v_scales[block];
-      update(i, w, copy, (u64)stream, grad[i], m1, v1, clip, fresh1, beta2, fresh2, eps, keep, rate, root);
+      m1 = signed_book[m[i]] * p.m_scales[block];
+      v1 = unsigned_book[v[i]] * p.v_scales[block];
+      update(p, factors, i, m1, v1);
     }
     float m_max = block_max(fabsf(m1), scratch), v_max = block_max(v1, scratch); // all have read the old scales
     if (there) {
@@ -111,8 +145,8 @@ extern "C" __global__ void adamw_blockwise(float *w, T *copy, i64 stream, const 
       v[i] = (u8)(v1 > 0.0f ? max(second, 1) : second); // what is not zero stays so
     }
     if (lane == 0) {
-      m_scales[block] = m_max;
-      v_scales[block] = v_max;
+      p.m_scales[block] = m_max;
+      p.v_scales[block] = v_max;
     }
   }
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
-use tunesmith_kernels::{self as kernels, Blockwise, Moments, Weight};
+use tunesmith_kernels::{self as kernels, AdamWParam, Blockwise, Moments, Weight};
 
 fn main() -> Result<(), kernels::KernelError> {
     kernels::use_fast_fp32_matmul()?;
@@ -108,7 +108,6 @@ fn adamw() {
     let mut g = randn(&[20_000_000], Kind::Float);
     let [mut m, mut v] = [(); 2].map(|()| w.zeros_like());
     let step = kernels::AdamWStep {
-        lr: 1e-3,
         beta1: 0.9,
         beta2: 0.999,
         eps: 1e-8,
@@ -135,7 +134,8 @@ fn adamw() {
         ("  bf16 alone, 8-bit moments", Weight::Bf16(&narrow, 7), &bits8),
     ];
     for (what, weight, moments) in forms {
-        compare(what, &mut libtorch, || kernels::adamw_(weight, &fast_g, moments, &step));
+        let param = AdamWParam { weight, grad: &fast_g, moments, lr: 1e-3 };
+        compare(what, &mut libtorch, || kernels::adamw_(&[param], &step));
     }
     compare(
         "Σ g², 20 M",

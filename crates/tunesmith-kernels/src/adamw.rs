@@ -25,11 +25,9 @@ use crate::{
 use half::bf16;
 use tch::Tensor;
 
-/// The numbers of one update.
+/// The numbers of one update that all parameters share.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWStep {
-    /// Learning rate.
-    pub lr: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
@@ -65,11 +63,29 @@ pub enum Moments {
     Blockwise([Blockwise; 2]),
 }
 
-/// Updates a weight and its moments by `grad`, fp32.
-pub fn adamw_(weight: Weight, grad: &Tensor, moments: &Moments, step: &AdamWStep) {
-    if grad.device().is_cuda() {
-        return cuda::adamw_(weight, grad, moments, step);
-    }
+/// A parameter, with what it is updated by.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWParam<'a> {
+    /// The weight.
+    pub weight: Weight<'a>,
+    /// Its gradient, fp32.
+    pub grad: &'a Tensor,
+    /// Its moments.
+    pub moments: &'a Moments,
+    /// Its learning rate.
+    pub lr: f64,
+}
+
+/// Updates weights and their moments by their gradients; those on a GPU together.
+pub fn adamw_(params: &[AdamWParam], step: &AdamWStep) {
+    let (there, here): (Vec<&AdamWParam>, Vec<&AdamWParam>) =
+        params.iter().partition(|param| param.grad.device().is_cuda());
+    cuda::adamw_(&there, step);
+    here.into_iter().for_each(|param| update(param, step));
+}
+
+fn update(param: &AdamWParam, step: &AdamWStep) {
+    let AdamWParam { weight, grad, moments, lr } = *param;
     let n = grad.numel();
     let g = Shared(memory::<f32>(grad));
     let place = match weight {
@@ -84,7 +100,7 @@ pub fn adamw_(weight: Weight, grad: &Tensor, moments: &Moments, step: &AdamWStep
             both.each_ref().map(|x| (Shared(x.codes.data_ptr().cast()), fp32(&x.scales))),
         ),
     };
-    let factors = Factors::of(step);
+    let factors = Factors::of(step, lr);
     for_each(n.div_ceil(CHUNK), |chunk| {
         let start = chunk * CHUNK;
         // SAFETY: elements start.. of tensors of n, and the blocks of CHUNK / BLOCK in which they lie; each belongs to
@@ -165,8 +181,8 @@ pub(crate) struct Factors {
 }
 
 impl Factors {
-    pub(crate) fn of(step: &AdamWStep) -> Self {
-        let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
+    pub(crate) fn of(step: &AdamWStep, lr: f64) -> Self {
+        let AdamWStep { beta1, beta2, eps, weight_decay, clip, t } = *step;
         Self {
             clip: clip as f32,
             one_minus_beta1: (1.0 - beta1) as f32,
@@ -289,12 +305,18 @@ mod tests {
     use tch::Kind;
 
     fn step(t: i32) -> AdamWStep {
-        AdamWStep { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, clip: 0.7, t }
+        AdamWStep { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, clip: 0.7, t }
+    }
+
+    const LR: f64 = 1e-2;
+
+    fn update_one(weight: Weight, grad: &Tensor, moments: &Moments, lr: f64, step: &AdamWStep) {
+        adamw_(&[AdamWParam { weight, grad, moments, lr }], step);
     }
 
     /// The formula: (w, m, v) in f64 after an update.
-    fn twin([w, m, v]: [&Tensor; 3], grad: &Tensor, step: &AdamWStep) -> [Tensor; 3] {
-        let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
+    fn twin([w, m, v]: [&Tensor; 3], grad: &Tensor, lr: f64, step: &AdamWStep) -> [Tensor; 3] {
+        let AdamWStep { beta1, beta2, eps, weight_decay, clip, t } = *step;
         let [w, m, v, g] = [w, m, v, grad].map(|x| x.to_kind(Kind::Double));
         let g = g * clip;
         let m = m * beta1 + &g * (1.0 - beta1);
@@ -314,8 +336,8 @@ mod tests {
             let [mut ew, mut em, mut ev] = [&w, m, v].map(|x| x.to_kind(Kind::Double));
             for t in 1..=3 {
                 let g = randn(&[n], Kind::Float);
-                adamw_(Weight::Master(&w, &rounded), &g, &moments, &step(t));
-                [ew, em, ev] = twin([&ew, &em, &ev], &g, &step(t));
+                update_one(Weight::Master(&w, &rounded), &g, &moments, LR, &step(t));
+                [ew, em, ev] = twin([&ew, &em, &ev], &g, LR, &step(t));
             }
             assert_within("weight", &w, &ew, 1e-6);
             assert_within("first moment", m, &em, 1e-6);
@@ -344,8 +366,8 @@ mod tests {
             // Gradients of many sizes, as blocks across rows of an embedding have them.
             let g = randn(&[n], Kind::Float) * (randn(&[n], Kind::Float) * 3.0).exp();
             let before = [w.copy(), widened(m, true), widened(v, false)];
-            let [ew, em, ev] = twin(before.each_ref(), &g, &step(t));
-            adamw_(Weight::Fp32(&w), &g, &moments, &step(t));
+            let [ew, em, ev] = twin(before.each_ref(), &g, LR, &step(t));
+            update_one(Weight::Fp32(&w), &g, &moments, LR, &step(t));
             assert_within("weight", &w, &ew, 1e-5);
             for (what, x, signed, expected, half) in [
                 ("first moment", m, true, em, 0.45 / 64.0),
@@ -370,13 +392,13 @@ mod tests {
         let n = 2 * CHUNK as i64 + 11;
         let start = randn(&[n], Kind::BFloat16);
         let g = randn(&[n], Kind::Float);
-        let small = AdamWStep { lr: 1e-4, weight_decay: 0.0, ..step(1) };
+        let small = AdamWStep { weight_decay: 0.0, ..step(1) };
         let run = |stream: u64| {
             let (w, moments) = (start.copy(), zeros(&g));
-            adamw_(Weight::Bf16(&w, stream), &g, &moments, &small);
+            update_one(Weight::Bf16(&w, stream), &g, &moments, 1e-4, &small);
             w
         };
-        let [expected, ..] = twin([&start, &g.zeros_like(), &g.zeros_like()], &g, &small);
+        let [expected, ..] = twin([&start, &g.zeros_like(), &g.zeros_like()], &g, 1e-4, &small);
         let (a, b) = (run(1), run(2));
         assert_eq!(a, run(1));
         assert_ne!(a, b);

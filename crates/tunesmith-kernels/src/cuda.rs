@@ -6,6 +6,7 @@
 //!
 //! Kernels go into the stream that is current in libtorch, on the device of their tensors.
 
+mod adamw;
 mod attention;
 mod compile;
 mod device;
@@ -14,13 +15,14 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use adamw::adamw_;
 pub use attention::CudnnAttention;
 pub(crate) use attention::{attention, attention_backward};
 pub use compile::{compile, nvrtc_is_here};
 pub use device::{Graph, Memory, memory, name, reset_memory};
 pub(crate) use ops::{
-    adamw_, label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_, square_sum,
-    swiglu, swiglu_backward_,
+    label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_, square_sum, swiglu,
+    swiglu_backward_,
 };
 
 use crate::KernelError;

@@ -24,7 +24,7 @@ mod swiglu;
 #[cfg(test)]
 mod twin;
 
-pub use adamw::{AdamWStep, Moments, Weight, adamw_};
+pub use adamw::{AdamWParam, AdamWStep, Moments, Weight, adamw_};
 pub use attention::{AttentionShape, attention, attention_backward, attention_cached};
 pub use blockwise::{Blockwise, dynamic_codebook};
 pub use codebook::{dequantise_blocks, quantise_blocks};

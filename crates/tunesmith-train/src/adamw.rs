@@ -5,7 +5,9 @@ use crate::TrainError;
 use serde::{Deserialize, Serialize};
 use std::{path::Path, rc::Rc};
 use tch::{Kind, Tensor};
-use tunesmith_kernels::{self as kernels, AdamWStep, Blockwise, Moments, Weight, random};
+use tunesmith_kernels::{
+    self as kernels, AdamWParam, AdamWStep, Blockwise, Moments, Weight, random,
+};
 use tunesmith_model::{Param, Role, TensorFile};
 
 /// Parameters with fewer elements keep their moments in fp32, as in the paper: norms and biases, which weigh nothing.
@@ -109,34 +111,35 @@ impl Slot {
         }
     }
 
-    /// By the kernel where there is one for the place and dtype.
-    fn update(&mut self, grad: &Tensor, step: &AdamWStep) {
+    /// What the kernel updates, where there is one for the place and dtype.
+    fn for_kernel<'a>(&'a self, grad: &'a Tensor, lr: f64, t: i32) -> Option<AdamWParam<'a>> {
         let weight = &self.param.tensor;
-        let place = match &self.master {
-            _ if !kernels::supports(weight) => return self.update_plain(grad, step),
+        let weight = match &self.master {
+            _ if !kernels::supports(weight) => return None,
             Some(master) => Weight::Master(master, weight),
             None if weight.kind() == Kind::Float => Weight::Fp32(weight),
-            None => Weight::Bf16(weight, random::mix(self.stream ^ step.t as u64)),
+            None => Weight::Bf16(weight, random::mix(self.stream ^ t as u64)),
         };
-        kernels::adamw_(place, grad, &self.moments, step);
+        Some(AdamWParam { weight, grad, moments: &self.moments, lr })
     }
 
     /// The twin of the kernel, for what it does not know: a master, if there is one, and moments in fp32.
-    fn update_plain(&mut self, grad: &Tensor, step: &AdamWStep) {
-        let AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t } = *step;
-        let Self { param, moments: Moments::Fp32([exp_avg, exp_avg_sq]), master, .. } = self else {
+    fn update_plain(&self, grad: &Tensor, lr: f64, step: &AdamWStep) {
+        let AdamWStep { beta1, beta2, eps, weight_decay, clip, t } = *step;
+        let Self { param, moments: Moments::Fp32(moments), master, .. } = self else {
             panic!("{}: moments in 8 bits where no kernel knows them", self.param.name);
         };
+        let [mut exp_avg, mut exp_avg_sq] = moments.each_ref().map(Tensor::shallow_clone);
         let mut weight = master.as_ref().unwrap_or(&param.tensor).shallow_clone();
         let grad = grad * clip;
         let _ = exp_avg.lerp_(&grad, 1.0 - beta1);
         let _ = exp_avg_sq.g_mul_scalar_(beta2);
-        *exp_avg_sq += grad.square() * (1.0 - beta2);
+        exp_avg_sq += grad.square() * (1.0 - beta2);
         let denominator = exp_avg_sq.sqrt() / (1.0 - beta2.powi(t)).sqrt() + eps;
         if weight_decay != 0.0 {
             let _ = weight.g_mul_scalar_(1.0 - lr * weight_decay);
         }
-        weight -= (&*exp_avg / denominator) * (lr / (1.0 - beta1.powi(t)));
+        weight -= (&exp_avg / denominator) * (lr / (1.0 - beta1.powi(t)));
         if let Some(master) = master {
             param.tensor.shallow_clone().copy_(master);
         }
@@ -228,14 +231,17 @@ impl AdamW {
             1.0
         };
         let t = self.step as i32;
-        let update = AdamWStep { lr, beta1, beta2, eps, weight_decay, clip, t };
+        let step = AdamWStep { beta1, beta2, eps, weight_decay, clip, t };
         let _no_grad = tch::no_grad_guard();
-        for (slot, grad) in self.slots.iter_mut().zip(gradients.grads) {
-            let Some(grad) = grad else { continue };
-            let lr = lr * slot.lr_scale;
-            // and the gradient's memory is free
-            slot.update(&grad, &AdamWStep { lr, ..update });
+        let mut params = Vec::new();
+        for (slot, grad) in self.slots.iter().zip(&gradients.grads) {
+            let (Some(grad), lr) = (grad, lr * slot.lr_scale) else { continue };
+            match slot.for_kernel(grad, lr, t) {
+                Some(param) => params.push(param),
+                None => slot.update_plain(grad, lr, &step),
+            }
         }
+        kernels::adamw_(&params, &step);
     }
 
     /// What a step with `gradients` changes, each beside its gradient: the fp32 masters where there are any.

@@ -30,7 +30,7 @@ pub(super) enum Arg<'a> {
     /// `float *` or null.
     MaybeFloats(Option<&'a Tensor>),
     /// `i64 *`.
-    Labels(&'a Tensor),
+    Longs(&'a Tensor),
     /// `bool *`.
     Flags(&'a Tensor),
     /// `u8 *`.
@@ -50,7 +50,7 @@ impl Arg<'_> {
         let (tensor, kind) = match *self {
             Self::Elements(x) | Self::Maybe(Some(x)) => (x, elements),
             Self::Floats(x) | Self::MaybeFloats(Some(x)) => (x, Kind::Float),
-            Self::Labels(x) => (x, Kind::Int64),
+            Self::Longs(x) => (x, Kind::Int64),
             Self::Flags(x) => (x, Kind::Bool),
             Self::Codes(x) => (x, Kind::Uint8),
             Self::Maybe(None) | Self::MaybeFloats(None) => return 0,
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(word(Arg::Floats(&fp32)).unwrap(), fp32.data_ptr() as u64);
         assert!(word(Arg::Elements(&fp32)).is_err(), "dtype");
         assert!(word(Arg::MaybeFloats(Some(&bf16))).is_err(), "dtype");
-        assert!(word(Arg::Labels(&bf16)).is_err(), "dtype");
+        assert!(word(Arg::Longs(&bf16)).is_err(), "dtype");
         assert!(word(Arg::Floats(&fp32.tr())).is_err(), "strides");
         let elsewhere = || Arg::Floats(&fp32).word(Kind::Float, Device::Cuda(0));
         assert!(

@@ -1,12 +1,12 @@
 //! The kernels as functions of tensors: same signatures and results as on the CPU.
 
 use super::launch::{Arg, Grid, launch};
-use crate::{AdamWStep, LabelScores, Moments, Weight, adamw::Factors, element::rows, ffi};
+use crate::{LabelScores, element::rows, ffi};
 use tch::{Kind, Tensor};
 
 /// Enough blocks for any GPU of today to hide its memory's latency behind.
 const BLOCKS: u64 = 2048;
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 /// A block per row, with enough threads for a few packs each.
 fn per_row(n: usize, c: usize) -> Grid {
@@ -117,7 +117,7 @@ pub(crate) fn label_scores(logits: &Tensor, labels: &Tensor) -> LabelScores {
     let correct = Tensor::empty([n], (Kind::Bool, device));
     let args = [
         Arg::Elements(logits),
-        Arg::Labels(labels),
+        Arg::Longs(labels),
         Arg::Floats(&logprobs),
         Arg::Floats(&lse),
         Arg::Flags(&correct),
@@ -138,50 +138,13 @@ pub(crate) fn label_scores_backward_(
     packs(v as usize, &[logits]);
     let args = [
         Arg::Elements(logits),
-        Arg::Labels(labels),
+        Arg::Longs(labels),
         Arg::Floats(lse),
         Arg::Floats(grad),
         Arg::Int(v as i32),
     ];
     let grid = per_row(n as usize, v as usize);
     launch(c"label_scores_backward", logits.kind(), logits.device(), grid, &args);
-}
-
-/// A weight without fp32 is at `copy`; `stream` names its random bits.
-pub(crate) fn adamw_(weight: Weight, grad: &Tensor, moments: &Moments, step: &AdamWStep) {
-    let n = grad.numel();
-    let (w, copy, stream) = match weight {
-        Weight::Fp32(w) => (Some(w), None, 0),
-        Weight::Master(w, copy) => (Some(w), Some(copy), 0),
-        Weight::Bf16(w, stream) => (None, Some(w), stream),
-    };
-    let mut args =
-        vec![Arg::MaybeFloats(w), Arg::Maybe(copy), Arg::Long(stream as i64), Arg::Floats(grad)];
-    let name = match moments {
-        Moments::Fp32(both) => {
-            args.extend(both.iter().map(Arg::Floats));
-            c"adamw"
-        }
-        Moments::Blockwise(both) => {
-            args.extend(both.iter().flat_map(|x| [Arg::Codes(&x.codes), Arg::Floats(&x.scales)]));
-            c"adamw_blockwise"
-        }
-    };
-    let f = Factors::of(step);
-    let numbers = [
-        f.clip,
-        f.one_minus_beta1,
-        f.beta2,
-        f.one_minus_beta2,
-        f.eps,
-        f.keep,
-        f.rate,
-        f.inv_sqrt_bias2,
-    ];
-    args.push(Arg::Long(n as i64));
-    args.extend(numbers.map(Arg::Float));
-    // What is not fp32 is bf16. A block of threads is as large as a block of 8-bit moments.
-    launch(name, Kind::BFloat16, grad.device(), strided(n, 1), &args);
 }
 
 /// The norms are summed by libtorch in fp32, in blocks; their squares are added in fp64.

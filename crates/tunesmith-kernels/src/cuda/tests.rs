@@ -3,9 +3,9 @@
 
 use super::load;
 use crate::{
-    AdamWStep, AttentionShape, Blockwise, Moments, Weight, adamw_, attention, attention_backward,
-    label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_, swiglu,
-    swiglu_backward_,
+    AdamWParam, AdamWStep, AttentionShape, Blockwise, Moments, Weight, adamw_, attention,
+    attention_backward, label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_,
+    swiglu, swiglu_backward_,
     twin::{assert_close, assert_within, randn},
 };
 use tch::{Device, Kind, Tensor};
@@ -101,8 +101,11 @@ fn scores() {
 #[test]
 fn updates() {
     let Some(device) = gpu() else { return };
-    let (lr, eps, t) = (1e-3, 1e-8, 3);
-    let step = AdamWStep { lr, beta1: 0.9, beta2: 0.999, eps, weight_decay: 0.1, clip: 0.5, t };
+    let (eps, t) = (1e-8, 3);
+    let step = AdamWStep { beta1: 0.9, beta2: 0.999, eps, weight_decay: 0.1, clip: 0.5, t };
+    fn update(weight: Weight, grad: &Tensor, moments: &Moments, step: &AdamWStep) {
+        adamw_(&[AdamWParam { weight, grad, moments, lr: 1e-3 }], step);
+    }
     let n = 70_001;
     let (w, narrow) = (randn(&[n], Kind::Float), randn(&[n], Kind::BFloat16));
     let (g, m, v) =
@@ -110,12 +113,12 @@ fn updates() {
     let inputs = [w, narrow, g, m, v];
     both("adamw", device, &inputs, |t| {
         let moments = Moments::Fp32([t[3].shallow_clone(), t[4].shallow_clone()]);
-        adamw_(Weight::Master(&t[0], &t[1]), &t[2], &moments, &step);
+        update(Weight::Master(&t[0], &t[1]), &t[2], &moments, &step);
         t.iter().map(Tensor::shallow_clone).collect()
     });
     both("adamw in bf16 alone", device, &inputs, |t| {
         let moments = Moments::Fp32([t[3].shallow_clone(), t[4].shallow_clone()]);
-        adamw_(Weight::Bf16(&t[1], 5), &t[2], &moments, &step);
+        update(Weight::Bf16(&t[1], 5), &t[2], &moments, &step);
         t.iter().map(Tensor::shallow_clone).collect()
     });
     both("adamw in 8 bits", device, &inputs, |t| {
@@ -124,7 +127,7 @@ fn updates() {
         let codes = blocks.each_ref().map(|x| x.codes.shallow_clone());
         let moments = Moments::Blockwise(blocks);
         for _ in 0..3 {
-            adamw_(Weight::Fp32(&t[0]), &t[2], &moments, &step);
+            update(Weight::Fp32(&t[0]), &t[2], &moments, &step);
         }
         // Of 256 codes one more or less is 4e-3 of the largest: as bf16 is compared.
         let codes = codes.map(|x| x.to_kind(Kind::BFloat16));

@@ -8,7 +8,7 @@ use crate::{Bench, Deadline};
 use anyhow::bail;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use tunesmith_kernels::{self as kernels, AdamWStep, AttentionShape, Moments, Weight};
+use tunesmith_kernels::{self as kernels, AdamWParam, AdamWStep, AttentionShape, Moments, Weight};
 
 const KINDS: [Kind; 2] = [Kind::Float, Kind::BFloat16];
 
@@ -192,39 +192,56 @@ fn scores(check: &mut Check, dry: bool) {
     }
 }
 
+/// Parameters of many sizes in one call.
 fn updates(check: &mut Check, dry: bool) {
-    for n in [1, 10_001, if dry { 77 } else { 50_000_000 }] {
-        let step = AdamWStep {
-            lr: 1e-2,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            clip: 0.5,
-            t: 3,
-        };
-        let [w, g, m] = [(); 3].map(|()| check.randn(&[n], Kind::Float));
-        let v = check.randn(&[n], Kind::Float).square();
-        let rounded = w.to_kind(Kind::BFloat16);
-        let [w64, g64, m64, v64] = [&w, &g, &m, &v].map(|x| x.to_kind(Kind::Double));
-        let g64 = g64 * step.clip;
-        let m64 = m64 * step.beta1 + &g64 * (1.0 - step.beta1);
-        let v64 = v64 * step.beta2 + g64.square() * (1.0 - step.beta2);
-        let root = (&v64 / (1.0 - step.beta2.powi(step.t))).sqrt() + step.eps;
-        let update = &m64 / root * (step.lr / (1.0 - step.beta1.powi(step.t)));
-        let w64 = w64 * (1.0 - step.lr * step.weight_decay) - update;
-        let moments = Moments::Fp32([m.shallow_clone(), v.shallow_clone()]);
-        kernels::adamw_(Weight::Master(&w, &rounded), &g, &moments, &step);
-        let pairs = [("w", &w, &w64), ("m", &m, &m64), ("v", &v, &v64)];
-        check.close(&format!("adamw {n}"), Kind::Float, 1e-5, &pairs);
-        check.close(&format!("adamw {n}"), Kind::BFloat16, 1e-2, &[("copy", &rounded, &w64)]);
+    let lr = 1e-2;
+    let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.1);
+    let step = AdamWStep { beta1, beta2, eps, weight_decay, clip: 0.5, t: 3 };
+    let sizes = [1, 10_001, 16_384, if dry { 77 } else { 50_000_000 }];
+    let inputs: Vec<([Tensor; 3], Moments)> = sizes
+        .iter()
+        .map(|&n| {
+            let [w, g, m] = [(); 3].map(|()| check.randn(&[n], Kind::Float));
+            let v = check.randn(&[n], Kind::Float).square();
+            let rounded = w.to_kind(Kind::BFloat16);
+            ([w, rounded, g], Moments::Fp32([m, v]))
+        })
+        .collect();
+    let expected: Vec<[Tensor; 3]> = inputs
+        .iter()
+        .map(|([w, _, g], moments)| {
+            let Moments::Fp32([m, v]) = moments else { panic!("fp32") };
+            let [w, g, m, v] = [w, g, m, v].map(|x| x.to_kind(Kind::Double));
+            let g = g * step.clip;
+            let m = m * beta1 + &g * (1.0 - beta1);
+            let v = v * beta2 + g.square() * (1.0 - beta2);
+            let root = (&v / (1.0 - beta2.powi(step.t))).sqrt() + eps;
+            let update = &m / root * (lr / (1.0 - beta1.powi(step.t)));
+            [w * (1.0 - lr * weight_decay) - update, m, v]
+        })
+        .collect();
+    let params: Vec<AdamWParam> = inputs
+        .iter()
+        .map(|([w, rounded, grad], moments)| AdamWParam {
+            weight: Weight::Master(w, rounded),
+            grad,
+            moments,
+            lr,
+        })
+        .collect();
+    kernels::adamw_(&params, &step);
+    for (([w, rounded, g], moments), [w64, m64, v64]) in inputs.iter().zip(&expected) {
+        let Moments::Fp32([m, v]) = moments else { panic!("fp32") };
+        let what = format!("adamw {}", w.numel());
+        check.close(&what, Kind::Float, 1e-5, &[("w", w, w64), ("m", m, m64), ("v", v, v64)]);
+        check.close(&what, Kind::BFloat16, 1e-2, &[("copy", rounded, w64)]);
         let exact = rounded.eq_tensor(&w.to_kind(Kind::BFloat16)).all().int64_value(&[]);
         assert_eq!(exact, 1, "the copy is w, rounded to nearest");
-        let squares = Tensor::from(kernels::square_sum(&[&g, &m]));
-        let expected = (g.to_kind(Kind::Double).square().sum(Kind::Double)
-            + m.to_kind(Kind::Double).square().sum(Kind::Double))
-        .to_device(Device::Cpu);
-        check.close(&format!("square_sum {n}"), Kind::Float, 1e-5, &[("Σ", &squares, &expected)]);
+        let squares = Tensor::from(kernels::square_sum(&[g, m]));
+        let sum = |x: &Tensor| x.to_kind(Kind::Double).square().sum(Kind::Double);
+        let expected = (sum(g) + sum(m)).to_device(Device::Cpu);
+        let what = format!("square_sum {}", w.numel());
+        check.close(&what, Kind::Float, 1e-5, &[("Σ", &squares, &expected)]);
     }
 }
 
