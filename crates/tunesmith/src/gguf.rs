@@ -6,7 +6,10 @@
 mod tokenizer;
 pub(crate) mod vocabulary;
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    derived::{self, CONFIG},
+    exit::{Exit, Failure},
+};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
@@ -16,7 +19,7 @@ use std::{
 use tunesmith_model::gguf::{Gguf, GgufValue};
 
 /// Changes with what is written here, so that no older directory is taken for a newer one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The directory of a GGUF file, made if it is not there yet.
 pub(crate) fn directory(file: &Path) -> Result<PathBuf> {
@@ -24,19 +27,14 @@ pub(crate) fn directory(file: &Path) -> Result<PathBuf> {
     let about = path.metadata().with_context(|| file.display().to_string())?;
     let time = (about.mtime(), about.mtime_nsec());
     let key = format!("{FORMAT} {} {} {time:?}", path.display(), about.len());
-    let name = blake3::hash(key.as_bytes()).to_hex();
-    let dir = tunesmith_data::cache_dir().join("gguf").join(&name.as_str()[..16]);
-    if !dir.join("config.json").is_file() {
-        unpack(&path, &dir)?;
-    }
-    Ok(dir)
+    let cache = tunesmith_data::cache_dir().join("gguf");
+    derived::directory(&cache, key.as_bytes(), |dir| unpack(&path, dir))
 }
 
-/// Makes `dir` the model directory of a GGUF file. `config.json` comes last: with it, the directory is whole.
+/// Makes `dir`, which exists and is empty, the model directory of a GGUF file.
 pub(crate) fn unpack(file: &Path, dir: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = gguf.config_json()?;
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let write = |name: &str, text: String| {
         let path = dir.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())
@@ -62,14 +60,8 @@ pub(crate) fn unpack(file: &Path, dir: &Path) -> Result<()> {
         write("tokenizer_config.json", format!("{:#}\n", tokenizer_config(&gguf)))?;
     }
     let link = dir.join("model.gguf");
-    match std::fs::remove_file(&link) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| link.display().to_string());
-        }
-        _ => {}
-    }
     std::os::unix::fs::symlink(file, &link).with_context(|| link.display().to_string())?;
-    write("config.json", format!("{:#}\n", Value::Object(config)))
+    write(CONFIG, format!("{:#}\n", Value::Object(config)))
 }
 
 /// The names of the special tokens, and the chat template.

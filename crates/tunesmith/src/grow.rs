@@ -7,7 +7,10 @@
 
 mod tokenizer;
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    derived::{self, CONFIG},
+    exit::{Exit, Failure},
+};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
@@ -20,7 +23,6 @@ use tunesmith_model::{Config, adapter_vocab_size};
 /// Changes with what is written here, so that no older directory is taken for a newer one.
 const FORMAT: u32 = 2;
 const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "config.json";
 /// Files that tell what tokens are for, by their texts.
 const ROLES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
@@ -93,36 +95,16 @@ fn grown(cache: &Path, dir: &Path, tokens: Vec<Value>, rows: i64) -> Result<Path
     }
     files.push((CONFIG, config.with_vocab(rows.max(n_ids)).to_json_beside_stored()));
     let others = others(&dir, &files).with_context(|| dir.display().to_string())?;
-    let mut hasher = blake3::Hasher::new();
-    let mut put = |part: &str| {
-        hasher.update(part.as_bytes()).update(b"\n");
-    };
-    put(&FORMAT.to_string());
-    put(&dir.display().to_string());
+    let mut key = format!("{FORMAT}\n{}\n", dir.display());
     for (path, size) in &others {
-        put(&format!("{path:?} {size}"));
+        key.push_str(&format!("{path:?} {size}\n"));
     }
     for (name, text) in &files {
-        put(name);
-        put(text);
+        key.push_str(&format!("{name}\n{text}\n"));
     }
-    let name = hasher.finalize().to_hex();
-    let target = cache.join(&name.as_str()[..16]);
-    if !target.join(CONFIG).is_file() {
-        // Whole or not at all: another run may make the same at the same time.
-        let staging = fs::create_dir_all(cache)
-            .and_then(|()| tempfile::Builder::new().prefix("tmp-").tempdir_in(cache))
-            .with_context(|| cache.display().to_string())?;
-        // A folder inside, since the temporary one is closed to other users.
-        let whole = staging.path().join("model");
-        fill(&whole, &others, &files).with_context(|| whole.display().to_string())?;
-        if let Err(error) = fs::rename(&whole, &target)
-            && !target.join(CONFIG).is_file()
-        {
-            return Err(error).with_context(|| target.display().to_string());
-        }
-    }
-    Ok(target)
+    derived::directory(cache, key.as_bytes(), |dir| {
+        fill(dir, &others, &files).with_context(|| dir.display().to_string())
+    })
 }
 
 /// Everything in `dir` but `files`, in order, with the sizes of what is a file.
@@ -139,9 +121,8 @@ fn others(dir: &Path, files: &[(&str, String)]) -> std::io::Result<Vec<(PathBuf,
     Ok(others)
 }
 
-/// Makes `dir`: `files` of its own, and links to `others`.
+/// Puts into `dir`: `files` of its own, and links to `others`.
 fn fill(dir: &Path, others: &[(PathBuf, u64)], files: &[(&str, String)]) -> std::io::Result<()> {
-    fs::create_dir(dir)?;
     for (path, _) in others {
         if let Some(name) = path.file_name() {
             std::os::unix::fs::symlink(path, dir.join(name))?;

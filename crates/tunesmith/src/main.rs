@@ -5,6 +5,7 @@ mod checks;
 mod cli;
 mod commands;
 mod consumed;
+mod derived;
 mod exit;
 mod gguf;
 mod grow;
