@@ -19,27 +19,35 @@ fn number(value: &Value, default: f64) -> f64 {
     value.as_f64().unwrap_or(default)
 }
 
-/// The documents of a step; chosen and rejected ones are tied where `pairs`.
+/// The documents of a step; chosen and rejected ones are tied where `pairs`, and have one prompt.
 fn batch(step: &Value, pairs: bool) -> Batch {
-    let docs = step["docs"].as_array().unwrap().iter().zip(0usize..);
-    let examples: Vec<Example> = docs
-        .map(|(doc, i)| {
-            let mut example = match doc["labels"].is_array() {
-                true => example(doc),
-                false => {
-                    let (ids, prompt) =
-                        (doc["ids"].ids(), doc["prompt"].as_u64().unwrap() as usize);
-                    let trained = (0..ids.len()).map(|i| i >= prompt).collect();
-                    Example { ids, trained, ..Example::default() }
-                }
-            };
-            example.label = doc["label"].as_f64().map(|label| label as f32);
-            example.tied = pairs && i % 2 == 1;
-            example.row = i as u64 / if pairs { 2 } else { 1 };
-            example
-        })
-        .collect();
+    Batch::new(&examples(step, pairs))
+}
+
+/// The same with one prompt for the two answers of a pair.
+fn shared(step: &Value) -> Batch {
+    let mut examples = examples(step, true);
+    Example::share_prompts(&mut examples);
     Batch::new(&examples)
+}
+
+fn examples(step: &Value, pairs: bool) -> Vec<Example> {
+    let docs = step["docs"].as_array().unwrap().iter().zip(0usize..);
+    docs.map(|(doc, i)| {
+        let mut example = match doc["labels"].is_array() {
+            true => example(doc),
+            false => {
+                let (ids, prompt) = (doc["ids"].ids(), doc["prompt"].as_u64().unwrap() as usize);
+                let trained = (0..ids.len()).map(|i| i >= prompt).collect();
+                Example { ids, trained, ..Example::default() }
+            }
+        };
+        example.label = doc["label"].as_f64().map(|label| label as f32);
+        example.tied = pairs && i % 2 == 1;
+        example.row = i as u64 / if pairs { 2 } else { 1 };
+        example
+    })
+    .collect()
 }
 
 fn knobs(golden: &Value) -> LossKnobs {
@@ -69,14 +77,34 @@ fn with_adapter(kind: &str) -> Transformer {
     model
 }
 
-/// Makes the golden's steps and compares; returns the largest deviations of loss and norm.
-fn check(name: &str, model: &Transformer, objective: &dyn Objective, pairs: bool) -> Value {
+/// [`check_with`], for pairs with their prompt repeated and with it shared.
+fn check_pairs(name: &str, model: impl Fn() -> Transformer, objective: &dyn Objective) {
+    check_with(name, &model(), objective, &|step| batch(step, true));
+    let golden = check_with(name, &model(), objective, &shared);
+    let tokens = |batch: &dyn Fn(&Value) -> Batch| -> usize {
+        golden["steps"].as_array().unwrap().iter().map(|step| batch(step).len()).sum()
+    };
+    let (once, twice) = (tokens(&shared), tokens(&|step| batch(step, true)));
+    assert!(once < twice, "{name}: {once} tokens where the prompt is shared, {twice} where not");
+}
+
+fn check(name: &str, model: &Transformer, objective: &dyn Objective) -> Value {
+    check_with(name, model, objective, &|step| batch(step, false))
+}
+
+/// Makes the golden's steps, each in one batch, and compares losses, norms and metrics; returns the golden.
+fn check_with(
+    name: &str,
+    model: &Transformer,
+    objective: &dyn Objective,
+    batch: &dyn Fn(&Value) -> Batch,
+) -> Value {
     let golden = golden_json(&format!("objectives/{name}.json"));
     let knobs = AdamWKnobs { max_grad_norm: 0.0, ..AdamWKnobs::default() };
     let mut optimizer = AdamW::new(knobs, model.params());
     let mut worst = [0.0f64; 2];
     for (i, expected) in golden["steps"].as_array().unwrap().iter().enumerate() {
-        let batches = [batch(expected, pairs)];
+        let batches = [batch(expected)];
         let StepOutcome { loss, grad_norm, metrics } =
             step(model, &mut optimizer, objective, &batches, number(&golden["lr"], 0.0), 0)
                 .unwrap();
@@ -108,7 +136,7 @@ fn every_dpo_loss_agrees_with_trl() {
         let name = if loss.name == "cdpo" { "cdpo".into() } else { format!("dpo-{}", loss.name) };
         let golden = golden_json(&format!("objectives/{name}.json"));
         let objective = preference(&golden, &[(loss.name, 1.0)], Some(Reference::AdapterOff));
-        check(&name, &with_adapter("lora"), &objective, true);
+        check_pairs(&name, || with_adapter("lora"), &objective);
     }
 }
 
@@ -117,14 +145,14 @@ fn sums_of_losses_and_losses_without_a_reference_agree_with_trl() {
     let golden = |name: &str| golden_json(&format!("objectives/{name}.json"));
     let sum = [("sigmoid", 1.0), ("sft", 0.5)];
     let objective = preference(&golden("dpo-sum"), &sum, Some(Reference::AdapterOff));
-    check("dpo-sum", &with_adapter("lora"), &objective, true);
+    check_pairs("dpo-sum", || with_adapter("lora"), &objective);
     let runs: [(&str, &[(&str, f64)]); 3] = [
         ("simpo", &[("simpo", 1.0)]),
         ("cpo", &[("cpo", 1.0), ("sft", 1.0)]),
         ("orpo", &[("orpo", 1.0), ("sft_text", 1.0)]),
     ];
     for (name, losses) in runs {
-        check(name, &with_adapter("lora"), &preference(&golden(name), losses, None), true);
+        check_pairs(name, || with_adapter("lora"), &preference(&golden(name), losses, None));
     }
 }
 
@@ -136,11 +164,12 @@ fn a_copy_and_a_table_are_the_same_reference() {
     let golden = golden_json(&format!("objectives/{name}.json"));
     let loss = [("sigmoid", 1.0)];
     let copy = Reference::Copy(Box::new(load(&dir, false)));
-    check(name, &load(&dir, true), &preference(&golden, &loss, Some(copy)), true);
+    check_pairs(name, || load(&dir, true), &preference(&golden, &loss, Some(copy)));
 
     let (model, steps) = (load(&dir, true), golden["steps"].as_array().unwrap());
     let first = batch(&steps[0], true);
-    let table = Reference::tabulate(&model, &first).unwrap();
+    // A table holds whole answers: how prompts stood in the batches that made it does not matter.
+    let table = Reference::tabulate(&model, &shared(&steps[0])).unwrap();
     let table = Reference::Table(table.into_iter().collect());
     let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
     let objective = preference(&golden, &loss, Some(table));
@@ -164,7 +193,7 @@ fn kto_and_its_kind_agree_with_trl() {
             kl,
             reference: Reference::AdapterOff,
         };
-        check(name, &with_adapter("lora"), &objective, false);
+        check(name, &with_adapter("lora"), &objective);
     }
 }
 
@@ -172,13 +201,13 @@ fn kto_and_its_kind_agree_with_trl() {
 fn a_reward_model_agrees_with_trl() {
     let golden = golden_json("objectives/reward.json");
     let center_coefficient = number(&golden["knobs"]["center_coefficient"], 0.0);
-    check("reward", &with_adapter("score"), &Reward { center_coefficient }, true);
+    check_pairs("reward", || with_adapter("score"), &Reward { center_coefficient });
 }
 
 #[test]
 fn adapters_learn_from_conversations_as_in_peft() {
     for kind in ["lora", "dora", "rslora"] {
-        check(&format!("sft-{kind}"), &with_adapter(kind), &Sft, false);
+        check(&format!("sft-{kind}"), &with_adapter(kind), &Sft);
     }
 }
 
@@ -204,7 +233,7 @@ fn classifiers_agree_with_transformers_and_are_saved_under_their_class() {
             let head = model.params().iter().find(|p| p.name == "score.weight").unwrap();
             let given = Tensor::from_slice(&numbers).view(&head.tensor.size()[..]);
             tch::no_grad(|| head.tensor.shallow_clone().copy_(&given));
-            let golden = check(&name, &model, &Classify, false);
+            let golden = check(&name, &model, &Classify);
 
             // transformers' logits after training; saved and loaded, as `tests/golden/saved.py` does there.
             let saved =

@@ -35,7 +35,7 @@ pub(crate) struct Facts {
     pub(crate) tokens: u32,
     pub(crate) trained: u32,
     pub(crate) truncated: u32,
-    /// Lengths of the groups that are packed.
+    /// Tokens of the groups that are packed; what a group shares counts once.
     pub(crate) groups: Vec<u32>,
     pub(crate) turns: u32,
     pub(crate) label: Option<f32>,
@@ -53,14 +53,15 @@ impl Facts {
         let mut facts = Self { hash: hash(&sample), ..Self::default() };
         facts.look(&sample, encoder);
         let Some(encoder) = encoder else { return facts };
-        let examples = match dataset.encode(&sample, row, encoder) {
+        let mut examples = match dataset.encode(&sample, row, encoder) {
             Ok(examples) => examples,
             Err(error) => return Self { error: Some(error), ..facts },
         };
         let sum = |of: fn(&Example) -> usize| examples.iter().map(of).sum::<usize>() as u32;
         (facts.tokens, facts.trained) = (sum(Example::len), sum(Example::n_trained));
         facts.truncated = examples.iter().map(|example| example.truncated).sum();
-        let length = |group: &[Example]| group.iter().map(Example::len).sum::<usize>() as u32;
+        Example::share_prompts(&mut examples);
+        let length = |group: &[Example]| group.iter().map(Example::n_own).sum::<usize>() as u32;
         facts.groups = Example::groups(&examples).map(length).collect();
         let is_prompt = matches!(sample, Sample::Prompt(_));
         match (examples.iter().all(Example::teaches), facts.truncated > 0) {

@@ -7,7 +7,8 @@
 //! batch    ├──┤├──┤├─────────┤├──┤├──┤ …            `batch` packs; never across the end of an epoch
 //! ```
 //!
-//! A group of tied examples is packed as one, and gets a pack of its own where it alone is longer than `seq_len`.
+//! A group of tied examples is packed as one, and gets a pack of its own where it alone is longer than `seq_len`. What its
+//! members begin with counts once.
 //!
 //! The cursor is (epoch, window, pack). Reaching it again costs the encoding of one window.
 
@@ -33,6 +34,8 @@ pub struct StreamKnobs {
     pub shuffle: bool,
     /// How examples are put into packs.
     pub packing: Packing,
+    /// Whether the tokens that a group's examples begin with are there once: [`Example::share_prompts`].
+    pub share_prompt: bool,
     /// Passes over the rows; `None` repeats for ever.
     pub epochs: Option<u64>,
     /// What a malformed row does.
@@ -53,6 +56,7 @@ impl StreamKnobs {
             seed: 0,
             shuffle: true,
             packing,
+            share_prompt: true,
             epochs: Some(1),
             on_bad_row,
             window: 1024,

@@ -72,6 +72,9 @@ impl Windows {
                 Err(reason) => dropped.push(reason),
             }
         }
+        if self.knobs.share_prompt {
+            Example::share_prompts(&mut examples);
+        }
         Ok(Some(Window { packs: self.pack(examples, epoch, index), dropped }))
     }
 
@@ -119,7 +122,7 @@ impl Windows {
         let mut packs = match self.knobs.packing {
             Packing::None => pack::unpacked(sizes.len()),
             Packing::BestFit => {
-                let tokens = |group: &[Example]| group.iter().map(Example::len).sum();
+                let tokens = |group: &[Example]| group.iter().map(Example::n_own).sum();
                 let lengths: Vec<usize> = Example::groups(&examples).map(tokens).collect();
                 let mut packs = pack::best_fit(&lengths, self.knobs.seq_len);
                 // Best fit goes by length, training must not: the order of rows again, or of chance.

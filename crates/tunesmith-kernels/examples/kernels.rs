@@ -27,7 +27,7 @@ fn randn(shape: &[i64], kind: Kind) -> Tensor {
 }
 
 fn attention(kind: Kind) {
-    let shape = kernels::AttentionShape { queries: vec![512, 512], scale: 0.125, window: None };
+    let shape = kernels::AttentionShape::new(vec![512, 512], 0.125);
     let [q, k, v] = [9, 3, 3].map(|heads| randn(&[1024, heads, 64], kind));
     let dout = randn(&[1024, 9, 64], kind);
     let [a, b, c] = [&q, &k, &v].map(|x| x.view([2, 512, -1, 64]).transpose(1, 2));

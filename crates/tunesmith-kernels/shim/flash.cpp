@@ -26,12 +26,13 @@ std::optional<int64_t> right(int64_t window) { return window > 0 ? std::optional
 
 extern "C" {
 
-// tensors: q (N, H, D), k and v (N, K, D), borders of the documents (int32). out: attended values, log-sum-exps.
+// tensors: q (N, H, D), k and v (S, K, D), borders of the documents (int32) in q and in k. Where a document has more keys
+// than queries, its last query sees all of them. out: attended values, log-sum-exps.
 char *tunesmith_flash_attention(const at::Tensor *const *tensors, int64_t longest, double scale, int64_t window,
                                 at::Tensor **out) {
   return guarded([&] {
-    const at::Tensor &borders = *tensors[3];
-    auto result = at::_flash_attention_forward(*tensors[0], *tensors[1], *tensors[2], borders, borders, longest, longest,
+    const at::Tensor &queries = *tensors[3], &keys = *tensors[4];
+    auto result = at::_flash_attention_forward(*tensors[0], *tensors[1], *tensors[2], queries, keys, longest, longest,
                                                /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale,
                                                left(window), right(window));
     out[0] = new at::Tensor(std::get<0>(result));
@@ -39,13 +40,13 @@ char *tunesmith_flash_attention(const at::Tensor *const *tensors, int64_t longes
   });
 }
 
-// tensors: dout, q, k, v, what the forward pass gave, borders, the state of a generator that nothing reads.
+// tensors: dout, q, k, v, what the forward pass gave, both borders, the state of a generator that nothing reads.
 char *tunesmith_flash_attention_backward(const at::Tensor *const *tensors, int64_t longest, double scale, int64_t window,
                                          at::Tensor **out) {
   return guarded([&] {
-    const at::Tensor &borders = *tensors[6], &random = *tensors[7];
+    const at::Tensor &queries = *tensors[6], &keys = *tensors[7], &random = *tensors[8];
     auto [dq, dk, dv] = at::_flash_attention_backward(*tensors[0], *tensors[1], *tensors[2], *tensors[3], *tensors[4],
-                                                      *tensors[5], borders, borders, longest, longest,
+                                                      *tensors[5], queries, keys, longest, longest,
                                                       /*dropout_p=*/0.0, /*is_causal=*/true, random, random, scale,
                                                       left(window), right(window));
     out[0] = new at::Tensor(dq);

@@ -104,25 +104,25 @@ unsafe fn flash<const N: usize>(
     }
 }
 
-/// q, k, v, borders → output and softmax statistics.
+/// q, k, v, borders of queries and of keys → output and softmax statistics.
 pub(crate) fn flash_attention(
-    tensors: [&Tensor; 4],
+    tensors: [&Tensor; 5],
     longest: i64,
     scale: f64,
     window: Option<i64>,
 ) -> Result<[Tensor; 2], KernelError> {
-    // SAFETY: four tensors in, two out.
+    // SAFETY: five tensors in, two out.
     unsafe { flash(tunesmith_flash_attention, &tensors, longest, scale, window) }
 }
 
-/// dout, q, k, v, out, statistics, borders, two random numbers → the gradients of q, k, v.
+/// dout, q, k, v, out, statistics, borders of queries and of keys, two random numbers → the gradients of q, k, v.
 pub(crate) fn flash_attention_backward(
-    tensors: [&Tensor; 8],
+    tensors: [&Tensor; 9],
     longest: i64,
     scale: f64,
     window: Option<i64>,
 ) -> Result<[Tensor; 3], KernelError> {
-    // SAFETY: eight tensors in, three out.
+    // SAFETY: nine tensors in, three out.
     unsafe { flash(tunesmith_flash_attention_backward, &tensors, longest, scale, window) }
 }
 

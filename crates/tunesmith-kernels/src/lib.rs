@@ -25,7 +25,7 @@ mod swiglu;
 mod twin;
 
 pub use adamw::{AdamWParam, AdamWStep, Moments, Weight, adamw_};
-pub use attention::{AttentionShape, attention, attention_backward, attention_cached};
+pub use attention::{AttentionShape, Prefix, attention, attention_backward, attention_cached};
 pub use blockwise::{Blockwise, dynamic_codebook};
 pub use codebook::{dequantise_blocks, quantise_blocks};
 pub use context::use_fast_fp32_matmul;

@@ -1,4 +1,5 @@
-//! Grouped-query attention over ragged documents (Ainslie et al. 2023), block-diagonal: no token sees another document.
+//! Grouped-query attention over ragged documents (Ainslie et al. 2023), block-diagonal: no token sees another document,
+//! but for the tokens that its own one continues.
 //!
 //! Shapes: N tokens, T tokens of one document, S keys it sees, H query heads, K key/value heads, D head size, C width.
 
@@ -83,7 +84,7 @@ impl Attention {
     ) -> Tensor {
         let [q, k, v] = self.project(x, rotation, pass);
         let cache = pass.cache.as_deref_mut();
-        let attended = self.attend(&q, &k, &v, &ragged.lens, cache); // (N, H·D)
+        let attended = self.attend(&q, &k, &v, ragged, cache); // (N, H·D)
         self.o.forward(&attended, pass)
     }
 
@@ -111,18 +112,22 @@ impl Attention {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        lens: &[i64],
+        ragged: &Ragged,
         mut cache: Option<&mut KvCache>,
     ) -> Tensor {
-        let docs = [q, k, v].map(|x| x.split_with_sizes(lens, 0));
+        let docs = [q, k, v].map(|x| x.split_with_sizes(&ragged.lens[..], 0));
         let [qs, ks, vs] = &docs;
-        let per_doc: Vec<Tensor> = (0..lens.len())
-            .filter(|&doc| lens[doc] > 0) // a cached sequence may rest
+        let whole = |x: &[Tensor], doc: usize| match ragged.prefixes.get(doc).copied().flatten() {
+            Some(prefix) => Tensor::cat(&[&x[prefix.doc].narrow(0, 0, prefix.n), &x[doc]], 0),
+            None => x[doc].shallow_clone(),
+        };
+        let per_doc: Vec<Tensor> = (0..ragged.lens.len())
+            .filter(|&doc| ragged.lens[doc] > 0) // a cached sequence may rest
             .map(|doc| {
                 let q = qs[doc].transpose(0, 1).unsqueeze(0); // (1, H, T, D)
                 let [k, v] = match &mut cache {
                     Some(cache) => cache.append(self.layer, doc, &ks[doc], &vs[doc]),
-                    None => [&ks[doc], &vs[doc]].map(|x| x.transpose(0, 1).unsqueeze(0)),
+                    None => [ks, vs].map(|x| whole(x, doc).transpose(0, 1).unsqueeze(0)),
                 }; // (1, K, S, D)
                 let (t, s) = (q.size()[2], k.size()[2]);
                 let mask = self.mask(t, s, q.device());

@@ -97,7 +97,8 @@ impl Transformer {
                     return Err(ModelError::Kernel("a graph without a GPU".into()));
                 };
                 let (tokens, positions) = (tokens.shallow_clone(), positions.shallow_clone());
-                let ragged = Ragged { tokens, positions, lens: ragged.lens.clone(), ..*ragged };
+                let (lens, prefixes) = (ragged.lens.clone(), Vec::new());
+                let ragged = Ragged { tokens, positions, lens, prefixes, ..*ragged };
                 // Recording counts the token, and replaying reads it.
                 let made = Graph::record(index, || self.step(&ragged, *made_for, cache));
                 let (graph, logits) =

@@ -41,4 +41,5 @@ pub use quant::Storage;
 pub use ragged::Ragged;
 pub use recompute::Recompute;
 pub use transformer::Transformer;
+pub use tunesmith_kernels::Prefix;
 pub use weights::{LoadOptions, TensorFile, Trainable, write_tensors, write_tensors_into};

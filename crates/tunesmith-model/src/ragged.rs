@@ -1,6 +1,7 @@
 //! The input of a forward pass: documents laid one after the other in a flat stream. No pad token exists.
 
 use tch::{Device, Tensor};
+use tunesmith_kernels::Prefix;
 
 /// `n` rows, rounded up to what matrix products are made for.
 ///
@@ -29,6 +30,8 @@ pub struct Ragged {
     pub positions: Tensor,
     /// Tokens of each document, in order; sums to N.
     pub lens: Vec<i64>,
+    /// What each document continues: it sees the first tokens of another one before its own. Empty: none does.
+    pub prefixes: Vec<Option<Prefix>>,
     /// The largest token id, known before it went to the device, where a look at it would have to wait.
     pub(crate) max_token: i64,
     /// The largest position.
@@ -44,9 +47,17 @@ impl Ragged {
             tokens: to_device(tokens),
             positions: to_device(positions),
             lens,
+            prefixes: Vec::new(),
             max_token: max(tokens),
             max_position: max(positions),
         }
+    }
+
+    /// The same documents, some of which continue others; their positions must say so.
+    #[must_use]
+    pub fn continuing(self, prefixes: Vec<Option<Prefix>>) -> Self {
+        let continues = prefixes.iter().any(Option::is_some);
+        Self { prefixes: if continues { prefixes } else { Vec::new() }, ..self }
     }
 
     /// Documents given by their ids; positions count from 0 in each.
@@ -61,10 +72,13 @@ impl Ragged {
         let positions = Tensor::zeros([more], (self.positions.kind(), self.positions.device()));
         let mut lens = self.lens.clone();
         lens.push(more);
+        let mut prefixes = self.prefixes.clone();
+        prefixes.resize(if prefixes.is_empty() { 0 } else { lens.len() }, None);
         Self {
             tokens: with_zeros(&self.tokens, n),
             positions: Tensor::cat(&[&self.positions, &positions], 0),
             lens,
+            prefixes,
             max_token: self.max_token,
             max_position: self.max_position,
         }
@@ -76,6 +90,7 @@ impl Ragged {
             tokens: self.tokens.to_device(device),
             positions: self.positions.to_device(device),
             lens: self.lens.clone(),
+            prefixes: self.prefixes.clone(),
             ..*self
         }
     }

@@ -9,7 +9,9 @@
 use std::path::PathBuf;
 use tch::{Device, IndexOp, Kind, Tensor};
 use tunesmith_kernels::attach_node;
-use tunesmith_model::{Config, KvCache, LoadOptions, Param, Pass, Ragged, Role, Transformer};
+use tunesmith_model::{
+    Config, KvCache, LoadOptions, Param, Pass, Prefix, Ragged, Role, Transformer,
+};
 
 const FP32: LoadOptions = LoadOptions::frozen(Kind::Float, Device::Cpu);
 
@@ -77,6 +79,61 @@ fn packed_document_equals_it_alone() {
             let n = doc.len() as i64;
             close(name, &packed.i(start..start + n), &logits(&model, &[doc], None));
             start += n;
+        }
+    }
+}
+
+/// What documents begin with may be there once: values and gradients stay.
+#[test]
+fn a_shared_beginning_reads_as_if_it_were_repeated() {
+    let qwen2 = r#"{"model_type":"qwen2","hidden_act":"silu","vocab_size":97,"hidden_size":32,"intermediate_size":48,
+        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"initializer_range":0.3}"#;
+    for (name, config) in CONFIGS.iter().chain([&("qwen2", qwen2)]) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let options = LoadOptions::trained(Kind::Float, Device::Cpu);
+        let model = Transformer::fresh(Config::from_dir(dir.path()).unwrap(), 7, options);
+        let (prompt, a, b, c) = (ids(13, 1), ids(9, 2), ids(5, 3), ids(1, 4));
+        let other = ids(6, 5);
+        let whole = |answer: &[u32]| [&prompt, answer].concat();
+        let (of_a, of_b, of_c) = (whole(&a), whole(&b), whole(&c));
+        let apart = Ragged::new(&[&other, &of_a, &of_b, &of_c], Device::Cpu);
+        // The second answer leaves the last token of the prompt to be its own.
+        let docs: [&[u32]; 4] = [&other, &of_a, &of_b[12..], &of_c[13..]];
+        let prefix = |n| Some(Prefix { doc: 1, n });
+        let shared = Ragged::from_positions(&docs, &[0, 0, 12, 13], Device::Cpu).continuing(vec![
+            None,
+            None,
+            prefix(12),
+            prefix(13),
+        ]);
+        let kept = [(0..28), (40..46), (59..60)]; // rows of `apart` that `shared` has
+        let weights = Tensor::randn([35, 97], (Kind::Float, Device::Cpu));
+        let run = |ragged: &Ragged, kept: &[std::ops::Range<i64>], plain: bool| {
+            let mut pass = Pass { plain, ..Pass::default() };
+            let hidden = model.hidden(ragged, &mut pass).unwrap();
+            let rows: Vec<Tensor> = kept.iter().map(|range| hidden.i(range.clone())).collect();
+            let logprobs =
+                model.head().logits(&Tensor::cat(&rows, 0), &pass).log_softmax(-1, Kind::Float);
+            let loss = (&logprobs * &weights).sum(Kind::Float);
+            let params: Vec<&Tensor> = model.params().iter().map(|param| &param.tensor).collect();
+            let grads = Tensor::run_backward(&[&loss], &params, false, false);
+            let sums = model.params().iter().zip(grads).map(|(param, grad)| {
+                if grad.defined() {
+                    param.main_grad().accumulate(&grad);
+                }
+                (param.name.clone(), param.main_grad().take().unwrap())
+            });
+            let sums: Vec<_> = sums.collect();
+            (logprobs.detach(), sums)
+        };
+        let expected = run(&apart, &kept, true);
+        for plain in [false, true] {
+            let found = run(&shared, &[0..35], plain);
+            close(name, &found.0, &expected.0);
+            for ((param, found), (_, expected)) in found.1.iter().zip(&expected.1) {
+                close(&format!("{name}, {param}"), found, expected);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 use tunesmith_model::{
-    Config, DropoutKey, LoadOptions, LoraConfig, Pass, Ragged, Recompute, Transformer,
+    Config, DropoutKey, LoadOptions, LoraConfig, Pass, Prefix, Ragged, Recompute, Transformer,
 };
 
 /// Every form a block may have; `gpt2` has none fused but the head and the embedding.
@@ -49,7 +49,12 @@ fn run(model: &Transformer, plain: bool) -> Vec<(String, Tensor)> {
     for salt in [0, 3] {
         let docs = [ids(9, salt), ids(1, salt + 1), ids(70, salt + 2)];
         let docs: Vec<&[u32]> = docs.iter().map(Vec::as_slice).collect();
-        let ragged = Ragged::new(&docs, Device::Cpu);
+        // In the second micro-batch two documents continue the third.
+        let ragged = match salt {
+            0 => Ragged::new(&docs, Device::Cpu),
+            _ => Ragged::from_positions(&docs, &[40, 70, 0], Device::Cpu)
+                .continuing([40, 70, 0].map(|n| (n > 0).then_some(Prefix { doc: 2, n })).to_vec()),
+        };
         let dropout = Some(DropoutKey { seed: 1, step: 2, micro_batch: salt.into() }); // of adapters that drop
         let mut pass = Pass { plain, dropout, ..Pass::default() };
         let hidden = model.hidden(&ragged, &mut pass).unwrap();

@@ -8,6 +8,16 @@
 //! positions  0  1  2  0  1
 //! docs       start 0, start 3
 //! ```
+//!
+//! What a document shares with the first one of its group ([`Example::shared`]) is not repeated. Of `a b c` and `a b d e`
+//! (trained: c, and d e) the second shares `a`, and `b` is there twice, since it predicts two things:
+//!
+//! ```text
+//! tokens     a  b  c  b  d  e
+//! labels     -  c  -  d  e  -
+//! positions  0  1  2  1  2  3
+//! docs       start 0, start 3 with 1 shared
+//! ```
 
 use crate::Example;
 use serde::{Deserialize, Serialize};
@@ -24,16 +34,16 @@ pub struct Batch {
     pub labels: Vec<i64>,
     /// The weight of each label, `[N]`; `None` means 1 everywhere.
     pub weights: Option<Vec<f32>>,
-    /// Position within the document, `[N]`.
+    /// Position within the document, `[N]`, shared tokens counted.
     pub positions: Vec<u32>,
     /// The documents in order; the first starts at 0.
     pub docs: Vec<Doc>,
 }
 
-/// A document of a [`Batch`]: it reaches from `start` to the next document's start.
+/// A document of a [`Batch`]: its own tokens reach from `start` to the next document's start.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Doc {
-    /// Index of its first token.
+    /// Index of its first own token.
     pub start: usize,
     /// The row of the data set it came from.
     pub row: u64,
@@ -42,6 +52,8 @@ pub struct Doc {
     pub group: u32,
     /// A class or a score, for objectives that have one per document; of a chosen answer, the margin.
     pub label: Option<f32>,
+    /// How many tokens stand before `start` for it: the first ones of its group's first document.
+    pub shared: usize,
 }
 
 impl Batch {
@@ -49,37 +61,46 @@ impl Batch {
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut batch = Self::default();
         let mut n_groups = 0;
+        let mut first: &[u32] = &[]; // the tokens of the group's first document
         for example in examples {
-            n_groups += u32::from(!example.tied || batch.docs.is_empty());
-            let Example { row, label, .. } = *example;
-            batch.docs.push(Doc { start: batch.tokens.len(), row, group: n_groups - 1, label });
-            batch.extend_weights(example);
-            batch.tokens.extend_from_slice(&example.ids);
-            let next = example.ids.iter().zip(&example.trained).skip(1);
+            let begins = !example.tied || batch.docs.is_empty();
+            n_groups += u32::from(begins);
+            let (start, group) = (batch.tokens.len(), n_groups - 1);
+            let Example { row, label, shared, .. } = *example;
+            let is_there = !begins && first.get(..shared) == Some(&example.ids[..shared]);
+            let shared = if is_there { shared } else { 0 };
+            if begins {
+                first = &example.ids;
+            }
+            batch.docs.push(Doc { start, row, group, label, shared });
+            batch.extend_weights(example, shared);
+            batch.tokens.extend_from_slice(&example.ids[shared..]);
+            let next = example.ids.iter().zip(&example.trained).skip(shared + 1);
             batch
                 .labels
                 .extend(next.map(|(&id, &trained)| if trained { i64::from(id) } else { IGNORE }));
             batch.labels.resize(batch.tokens.len(), IGNORE);
-            batch.positions.extend(0..example.ids.len() as u32);
+            batch.positions.extend(shared as u32..example.ids.len() as u32);
         }
         batch
     }
 
     /// Weights exist as soon as one example has them.
-    fn extend_weights(&mut self, example: &Example) {
-        let (before, after) = (self.tokens.len(), self.tokens.len() + example.len());
+    fn extend_weights(&mut self, example: &Example, shared: usize) {
+        let before = self.tokens.len();
+        let after = before + example.len() - shared;
         match (&mut self.weights, &example.weights) {
             (None, None) => {}
             (Some(weights), None) => weights.resize(after, 1.0),
             (weights, Some(new)) => {
                 let weights = weights.get_or_insert_with(|| vec![1.0; before]);
-                weights.extend(new.iter().skip(1));
+                weights.extend(new.iter().skip(shared + 1));
                 weights.resize(after, 1.0);
             }
         }
     }
 
-    /// The same documents with every token but the first of each to be predicted.
+    /// The same documents with every token to be predicted but the first that each has of its own.
     #[must_use]
     pub fn all_trained(&self) -> Self {
         let mut batch = Self { weights: None, ..self.clone() };
@@ -107,7 +128,21 @@ impl Batch {
         self.labels.iter().filter(|&&label| label != IGNORE).count()
     }
 
-    /// The range of each document's tokens, in order.
+    /// All tokens of a document, those that it shares included.
+    pub fn doc_tokens(&self, doc: usize) -> Vec<u32> {
+        let Doc { start, shared, .. } = self.docs[doc];
+        let end = self.docs.get(doc + 1).map_or(self.tokens.len(), |next| next.start);
+        let before = self.docs[self.group_start(doc)].start;
+        [&self.tokens[before..before + shared], &self.tokens[start..end]].concat()
+    }
+
+    /// The number of the first document in the group of `doc`.
+    pub fn group_start(&self, doc: usize) -> usize {
+        let before = self.docs[..doc].iter().rposition(|other| other.group != self.docs[doc].group);
+        before.map_or(0, |before| before + 1)
+    }
+
+    /// The range of each document's own tokens, in order.
     pub fn doc_ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
         let ends = self.docs.iter().skip(1).map(|doc| doc.start).chain([self.tokens.len()]);
         self.docs.iter().zip(ends).map(|(doc, end)| doc.start..end)
@@ -160,6 +195,37 @@ mod tests {
         assert_eq!(batch.weights.as_deref(), Some(&expected[..]));
         assert_eq!(batch.labels[3], 5);
         assert_eq!(Batch::new([&rejected]).docs[0].group, 0);
+    }
+
+    #[test]
+    fn what_is_shared_is_there_once() {
+        let mut pair = [
+            example(&[10, 11, 12], &[false, false, true], 7),
+            Example {
+                tied: true,
+                weights: Some(vec![1.0, 2.0, 3.0, 4.0]),
+                ..example(&[10, 11, 13, 14], &[false, false, true, true], 7)
+            },
+        ];
+        Example::share_prompts(&mut pair);
+        let alone = example(&[20, 21], &[true; 2], 3);
+        let batch = Batch::new([&alone, &pair[0], &pair[1], &alone]);
+        assert_eq!(batch.tokens, [20, 21, 10, 11, 12, 11, 13, 14, 20, 21]);
+        let none = IGNORE;
+        assert_eq!(batch.labels, [21, none, none, 12, none, 13, 14, none, 21, none]);
+        assert_eq!(batch.positions, [0, 1, 0, 1, 2, 1, 2, 3, 0, 1]);
+        let weights = [1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 4.0, 1.0, 1.0, 1.0];
+        assert_eq!(batch.weights.as_deref(), Some(&weights[..]));
+        assert_eq!(batch.docs.iter().map(|doc| doc.shared).collect::<Vec<_>>(), [0, 0, 1, 0]);
+        assert_eq!(batch.doc_ranges().nth(2), Some(5..8));
+        for (doc, example) in [&alone, &pair[0], &pair[1], &alone].into_iter().enumerate() {
+            assert_eq!(batch.doc_tokens(doc), example.ids);
+        }
+        assert_eq!((0..4).map(|doc| batch.group_start(doc)).collect::<Vec<_>>(), [0, 1, 1, 3]);
+        // A batch that begins in the middle of a group has all that it needs.
+        let rest = Batch::new([&pair[1]]);
+        assert_eq!((rest.doc_tokens(0), rest.docs[0].shared), (pair[1].ids.clone(), 0));
+        assert_eq!(batch.n_trained(), pair.iter().map(Example::n_trained).sum::<usize>() + 2);
     }
 
     /// Whatever stands together in a batch: a label is the next token of the same document, or none.

@@ -1,8 +1,8 @@
 //! One micro-batch through the model: to the device, hidden states, and scores of the tokens that are trained.
 
 use tch::{Device, Tensor};
-use tunesmith_model::{ModelError, Pass, Ragged, TokenScores, Transformer};
-use tunesmith_tokens::{Batch, IGNORE};
+use tunesmith_model::{ModelError, Pass, Prefix, Ragged, TokenScores, Transformer};
+use tunesmith_tokens::{Batch, Doc, IGNORE};
 
 /// A micro-batch that the model has read: what an objective makes its terms of.
 #[derive(Debug)]
@@ -65,5 +65,10 @@ impl<'a> Reading<'a> {
 pub fn ragged(batch: &Batch, device: Device) -> Ragged {
     let wide = |ids: &[u32]| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>();
     let lens = batch.doc_ranges().map(|range| range.len() as i64).collect();
+    let prefixes = (0..).zip(&batch.docs).map(|(doc, Doc { shared, .. })| match shared {
+        0 => None,
+        &n => Some(Prefix { doc: batch.group_start(doc), n: n as i64 }),
+    });
     Ragged::flat(&wide(&batch.tokens), &wide(&batch.positions), lens, device)
+        .continuing(prefixes.collect())
 }

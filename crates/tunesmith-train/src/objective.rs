@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn units_are_counted_as_they_are_defined() {
-        let doc = |start, group, label| Doc { start, row: 0, group, label };
+        let doc = |start, group, label| Doc { start, row: 0, group, label, shared: 0 };
         let mut batch = Batch {
             tokens: vec![1; 6],
             labels: vec![1, IGNORE, 1, IGNORE, 1, IGNORE],

@@ -163,6 +163,7 @@ impl Plan {
             seed: recipe.seed,
             shuffle: knobs.shuffle,
             packing: knobs.packing,
+            share_prompt: knobs.share_prompt,
             epochs: (recipe.train.max_steps == 0).then_some(recipe.train.epochs),
             on_bad_row: knobs.on_bad_row,
             ..StreamKnobs::new(knobs.seq_len, knobs.batch)

@@ -143,6 +143,8 @@ pub(crate) struct DataKnobs {
     pub(crate) batch: usize,
     pub(crate) shuffle: bool,
     pub(crate) packing: Packing,
+    /// Whether a prompt that several answers share, those of a preference pair, goes through the model once.
+    pub(crate) share_prompt: bool,
     /// What becomes of an example longer than `seq_len`.
     pub(crate) truncate: Truncate,
     /// Which turns of a conversation are trained, where its row does not say so itself.
@@ -211,6 +213,7 @@ impl Default for DataKnobs {
             batch: 2,
             shuffle: true,
             packing: Packing::BestFit,
+            share_prompt: true,
             truncate: Truncate::default(),
             train_on: TrainOn::default(),
             on_bad_row: OnBadRow::Stop,

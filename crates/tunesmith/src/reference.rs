@@ -28,6 +28,9 @@ pub(crate) fn table(
     let knobs = &prepared.recipe.data;
     let mut add = |examples: &mut Vec<Example>| -> Result<()> {
         if !examples.is_empty() {
+            if knobs.share_prompt {
+                Example::share_prompts(examples);
+            }
             table.extend(Reference::tabulate(&model, &Batch::new(examples.iter()))?);
             examples.clear();
         }

@@ -4,7 +4,6 @@ use crate::{memory, prepare::Prepared, run_dir::RunDir};
 use anyhow::{Context, Result};
 use std::{
     io::{IsTerminal, Write},
-    ops::Range,
     time::{Duration, SystemTime},
 };
 use tunesmith_data::Ledger;
@@ -17,7 +16,7 @@ use tunesmith_report::{
     share::wilson,
     system,
 };
-use tunesmith_tokens::{Batch, Encoder, IGNORE};
+use tunesmith_tokens::{Batch, Doc, Encoder, IGNORE};
 use tunesmith_train::Confusion;
 
 /// The release that this binary was built against; another one does not link.
@@ -194,16 +193,18 @@ fn command() -> String {
         .join(" ")
 }
 
-/// Each document of a batch as pieces of text with their trained tokens marked.
+/// Each document of a batch as pieces of text with their trained tokens marked, what it shares with another included.
 pub(crate) fn documents(batch: &Batch, encoder: &Encoder) -> Vec<Document> {
-    let of = |range: Range<usize>, row| {
-        let texts = pieces(&batch.tokens[range.clone()], encoder);
+    let of = |index: usize| {
+        let Doc { start, row, shared, .. } = batch.docs[index];
+        let ids = batch.doc_tokens(index);
         // Labels are shifted: what is learned at i − 1 is the token at i.
-        let trained = |i: usize| i > range.start && batch.labels[i - 1] != IGNORE;
-        let piece = |(i, text)| Piece { text, trained: trained(i), id: batch.tokens[i] };
-        Document { row, pieces: range.clone().zip(texts).map(piece).collect() }
+        let trained = |i: usize| i > shared && batch.labels[start + i - shared - 1] != IGNORE;
+        let texts = pieces(&ids, encoder).into_iter().enumerate();
+        let piece = |(i, text)| Piece { text, trained: trained(i), id: ids[i] };
+        Document { row, pieces: texts.map(piece).collect() }
     };
-    batch.doc_ranges().zip(&batch.docs).map(|(range, doc)| of(range, doc.row)).collect()
+    (0..batch.docs.len()).map(of).collect()
 }
 
 /// The text of each token, as it stands after the ones before it: a lone token of some tokenizers has lost its space.

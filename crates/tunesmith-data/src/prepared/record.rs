@@ -67,8 +67,18 @@ pub(super) fn examples(mut bytes: &[u8], row: u64) -> Option<Option<Vec<Example>
                 Some(weights.map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect())
             }
         };
-        let tied = flags & TIED != 0;
-        examples.push(Example { ids, trained, weights, label, row, truncated, piece, tied });
+        let (tied, shared) = (flags & TIED != 0, 0); // what is shared is the stream's to say
+        examples.push(Example {
+            ids,
+            trained,
+            weights,
+            label,
+            row,
+            truncated,
+            piece,
+            tied,
+            shared,
+        });
     }
     bytes.is_empty().then_some(Some(examples))
 }

@@ -1,6 +1,6 @@
 //! The backward pass: a task is one query head of a document. It walks blocks of keys, and for each the blocks of
-//! queries that see it; the gradients of keys and values are summed per query head, then over the heads of a group,
-//! always in the same order.
+//! queries that see it; the gradients of keys and values are summed per query head, then over the heads of a group
+//! and over what continues a document, always in the same order.
 
 use super::{
     AttentionShape,
@@ -42,7 +42,7 @@ fn backward<E: Element>(
     [dq, dk, dv]: &[Tensor; 3],
 ) {
     let docs = shape.docs();
-    let layout = Layout::packed(k, &docs);
+    let layout = Layout::packed(k, &docs, shape);
     let [n, h, d] = [0, 1, 2].map(|i| q.size()[i] as usize);
     let group = h / layout.n_head;
     let width = d.next_multiple_of(LANES);
@@ -55,7 +55,7 @@ fn backward<E: Element>(
 
     let mut tasks: Vec<(usize, usize)> =
         (0..docs.len()).flat_map(|doc| (0..h).map(move |head| (doc, head))).collect();
-    tasks.sort_by_key(|&(doc, _)| std::cmp::Reverse(docs[doc].1)); // long ones first
+    tasks.sort_by_key(|&(doc, _)| std::cmp::Reverse(layout.docs[doc].n)); // long ones first
     let longest = docs.iter().map(|&(_, t)| t).max().unwrap_or(0).next_multiple_of(gemm::ROWS);
     let (stream, scores) = (longest * width, QUERIES * KEYS);
     let sizes = [stream, stream, stream, longest, scores, scores];
@@ -82,6 +82,7 @@ fn backward<E: Element>(
                     value_tiles: values.tiles(head / group, doc),
                     dk: sums(key_sums),
                     dv: sums(value_sums),
+                    first: layout.docs[doc].before.1,
                     t,
                     d,
                     scale: shape.scale as f32,
@@ -92,16 +93,34 @@ fn backward<E: Element>(
         });
     });
 
+    let mut continuations = vec![Vec::new(); docs.len()];
+    for (doc, prefix) in (0..docs.len()).filter_map(|doc| Some((doc, shape.prefix(doc)?))) {
+        continuations[prefix.doc].push(doc);
+    }
     for_each(docs.len() * layout.n_head, |task| {
         let (doc, head) = (task / layout.n_head, task % layout.n_head);
         let (start, t) = docs[doc];
         for (sums, target) in [(key_sums, dk), (value_sums, dv)] {
-            // SAFETY: the sums are complete; each document of a key head belongs to one task.
+            // SAFETY: the sums are complete; a task changes the rows of its own document's tokens alone, and of other
+            // documents it reads those that stand before theirs.
             unsafe {
-                let first = sums.get().add((head * group * total + starts[doc]) * width);
+                let sum = |doc: usize, of_group: usize, row: usize| {
+                    let head = head * group + of_group;
+                    sums.get().add((head * total + starts[doc] + row) * width)
+                };
+                let before = |doc: usize| layout.docs[doc].before.1;
+                let own = (1..group).map(|of_group| (sum(doc, of_group, before(doc)), t));
+                let others = continuations[doc].iter().flat_map(|&other| {
+                    (0..group).map(move |of_group| (sum(other, of_group, 0), before(other)))
+                });
                 let target = Rows { at: target.get().add(head * d), row: layout.row };
-                let target = target.skip(start);
-                simd::run(Reduce { first, stride: total * width, group, t, d, target });
+                simd::run(Reduce {
+                    sum: sum(doc, 0, before(doc)),
+                    more: &own.chain(others).collect::<Vec<_>>(),
+                    t,
+                    d,
+                    target: target.skip(start),
+                });
             }
         }
     });
@@ -119,6 +138,8 @@ struct Head<E> {
     value_tiles: *const f32,
     dk: *mut f32,
     dv: *mut f32,
+    /// Keys before that of the first query.
+    first: usize,
     t: usize,
     d: usize,
     scale: f32,
@@ -129,7 +150,7 @@ struct Head<E> {
 impl<E: Element> Kernel for Head<E> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
-        let Self { q, dout, out, dq, lse, t, d, scale, reach, scratch, .. } = self;
+        let Self { q, dout, out, dq, lse, first, t, d, scale, reach, scratch, .. } = self;
         let [query, grad, dquery, delta, p, ds] = scratch;
         let width = d.next_multiple_of(LANES);
         let padded = t.next_multiple_of(gemm::ROWS);
@@ -147,16 +168,18 @@ impl<E: Element> Kernel for Head<E> {
                 }
                 *delta.add(row) = S::sum(dot);
             }
-            let n_padded = t.next_multiple_of(TILE) * width;
+            let n_keys = first + t;
+            let n_padded = n_keys.next_multiple_of(TILE) * width;
             std::ptr::write_bytes(self.dk, 0, n_padded);
             std::ptr::write_bytes(self.dv, 0, n_padded);
-            for from in (0..t).step_by(KEYS) {
-                // The last query that sees a key of this block.
-                let last = (from + KEYS).min(t).saturating_add(reach - 1).min(t);
-                for at in (from / QUERIES * QUERIES..last).step_by(QUERIES) {
+            for from in (0..n_keys).step_by(KEYS) {
+                // The queries that see a key of this block: from its own on, as far as the window reaches.
+                let begin = from.saturating_sub(first) / QUERIES * QUERIES;
+                let end = (from + KEYS).min(n_keys).saturating_add(reach - 1).min(n_keys);
+                for at in (begin..end.saturating_sub(first)).step_by(QUERIES) {
                     let n_queries = QUERIES.min(t - at);
                     let m = n_queries.next_multiple_of(gemm::ROWS);
-                    let n = KEYS.min(at + n_queries - from).next_multiple_of(LANES);
+                    let n = KEYS.min(first + at + n_queries - from).next_multiple_of(LANES);
                     for (a, b, c) in [(query, self.key_tiles, p), (grad, self.value_tiles, ds)] {
                         for tile in (0..n).step_by(TILE) {
                             S::gemm(&Gemm {
@@ -175,7 +198,7 @@ impl<E: Element> Kernel for Head<E> {
                         }
                     }
                     for row in 0..n_queries {
-                        let (low, high) = seen(at + row, reach);
+                        let (low, high) = seen(first + at + row, reach);
                         let low = low.saturating_sub(from).min(n);
                         let high = high.saturating_sub(from).min(n).max(low);
                         let (p, ds) = (p.add(row * KEYS), ds.add(row * KEYS));
@@ -242,30 +265,29 @@ unsafe fn probabilities<S: Simd>(
     }
 }
 
-/// Adds what the query heads of a group have gathered, `stride` apart.
-struct Reduce<E> {
-    first: *mut f32,
-    stride: usize,
-    group: usize,
+/// Adds to `sum` what the other query heads of a group and the continuations of a document have gathered, each for as
+/// many of the first of its t rows as it says.
+struct Reduce<'a, E> {
+    sum: *mut f32,
+    more: &'a [(*mut f32, usize)],
     t: usize,
     d: usize,
     target: Rows<E>,
 }
 
-impl<E: Element> Kernel for Reduce<E> {
+impl<E: Element> Kernel for Reduce<'_, E> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
-        let Self { first, stride, group, t, d, target } = self;
+        let Self { sum, more, t, d, target } = self;
         let width = d.next_multiple_of(LANES);
-        // SAFETY: `group` sums of t rows, `stride` apart.
+        // SAFETY: t rows of `sum`, and no more of the others.
         unsafe {
-            for head in 1..group {
-                for i in (0..t * width).step_by(LANES) {
-                    let more = S::load(first.add(head * stride + i));
-                    S::store(first.add(i), S::add(S::load(first.add(i)), more));
+            for &(more, n) in more {
+                for i in (0..n * width).step_by(LANES) {
+                    S::store(sum.add(i), S::add(S::load(sum.add(i)), S::load(more.add(i))));
                 }
             }
-            unpack::<S, E>(first, [t, d], 1.0, target);
+            unpack::<S, E>(sum, [t, d], 1.0, target);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Rows as fp32 in memory of our own, padded so that tiles never need an edge.
 
+use super::AttentionShape;
 use crate::{
     element::{Element, by_kind, memory},
     parallel::{Shared, for_each},
@@ -34,11 +35,15 @@ impl<E: Element> Rows<E> {
     }
 }
 
-/// Where a document's keys lie in a tensor: the offset of its first key of head 0, and how many there are.
+/// Where the keys that a document sees lie in a tensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keys {
+    /// The offset of its first own key of head 0.
     pub(super) offset: usize,
+    /// How many it sees in all.
     pub(super) n: usize,
+    /// Of those before its own: the offset of the first, and how many there are.
+    pub(super) before: (usize, usize),
 }
 
 /// The strides of keys.
@@ -52,11 +57,15 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Keys (N, K, D) of documents that lie one after the other.
-    pub(super) fn packed(k: &Tensor, docs: &[(usize, usize)]) -> Self {
+    /// Keys (N, K, D) of documents that lie one after the other, each behind what it continues.
+    pub(super) fn packed(k: &Tensor, docs: &[(usize, usize)], shape: &AttentionShape) -> Self {
         let [n_head, d] = [1, 2].map(|i| k.size()[i] as usize);
-        let docs = docs.iter().map(|&(start, n)| Keys { offset: start * n_head * d, n }).collect();
-        Self { docs, n_head, d, row: n_head * d, head: d }
+        let row = n_head * d;
+        let keys = docs.iter().enumerate().map(|(doc, &(start, t))| {
+            let before = shape.prefix(doc).map_or((0, 0), |p| (docs[p.doc].0 * row, p.n as usize));
+            Keys { offset: start * row, n: before.1 + t, before }
+        });
+        Self { docs: keys.collect(), n_head, d, row, head: d }
     }
 
     /// Where each document starts among padded rows, and how many rows there are.
@@ -109,11 +118,17 @@ impl Padded {
         let n_docs = layout.docs.len();
         for_each(n_docs * layout.n_head, |task| {
             let (doc, head) = (task % n_docs, task / n_docs);
-            let Keys { offset, n } = layout.docs[doc];
+            let Keys { offset, n, before: (first, n_before) } = layout.docs[doc];
             // SAFETY: each task has a document of a head of its own, in memory made for it.
             unsafe {
+                let rows = |offset: usize| Rows {
+                    at: x.get().add(offset + head * layout.head),
+                    row: layout.row,
+                };
                 simd::run(Widen {
-                    from: Rows { at: x.get().add(offset + head * layout.head), row: layout.row },
+                    before: rows(first),
+                    n_before,
+                    from: rows(offset),
                     n,
                     d: layout.d,
                     rows: self.rows(head, doc),
@@ -142,7 +157,10 @@ impl Padded {
 // SAFETY: tasks only take pointers out of it; the tensors themselves stay with the thread that made them.
 unsafe impl Sync for Padded {}
 
+/// The first `n_before` of `n` rows come from one place, the others from another.
 struct Widen<E> {
+    before: Rows<E>,
+    n_before: usize,
     from: Rows<E>,
     n: usize,
     d: usize,
@@ -153,17 +171,25 @@ struct Widen<E> {
 impl<E: Element> Kernel for Widen<E> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
-        let Self { from, n, d, rows, tiles } = self;
+        let Self { before, n_before, from, n, d, rows, tiles } = self;
         let width = d.next_multiple_of(LANES);
         let mut lines = [0.0f32; LANES * LANES];
         for row in (0..n.next_multiple_of(TILE)).step_by(LANES) {
+            // SAFETY: rows below n; of those beyond, none is read.
+            let sources: [*mut E; LANES] = std::array::from_fn(|r| unsafe {
+                match row + r {
+                    i if i < n_before => before.skip(i).at,
+                    i if i < n => from.skip(i - n_before).at,
+                    _ => from.at,
+                }
+            });
             for col in (0..width).step_by(LANES) {
                 for r in 0..LANES {
                     // SAFETY: rows below n, columns below d; targets are padded.
                     unsafe {
                         let left = if row + r < n { d.saturating_sub(col) } else { 0 };
-                        let at = if left > 0 { (row + r) * from.row + col } else { 0 };
-                        let x = E::load_some::<S>(from.at.add(at), left);
+                        let at = if left > 0 { col } else { 0 };
+                        let x = E::load_some::<S>(sources[r].add(at), left);
                         if !rows.is_null() {
                             S::store(rows.add((row + r) * width + col), x);
                         }

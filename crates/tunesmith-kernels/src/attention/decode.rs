@@ -24,7 +24,7 @@ const FEW: usize = 4;
 /// attends with `q` (N, H, D) → (N, H, D). `shape.queries` says how many new tokens each sequence has, 0 included.
 ///
 /// # Panics
-/// A sequence that outgrows the capacity.
+/// A sequence that outgrows the capacity, or continues another one.
 pub fn attention_cached(
     q: &Tensor,
     k: &Tensor,
@@ -33,13 +33,15 @@ pub fn attention_cached(
     lens: &[i64],
     shape: &AttentionShape,
 ) -> Tensor {
+    assert!(shape.prefixes.is_empty(), "sequences of a cache share no tokens");
     let out = q.empty_like();
     let [n_head, capacity, d] = [1, 2, 3].map(|i| caches[0].size()[i] as usize);
     let (mut few, mut many) = (Vec::new(), Vec::new());
     for (seq, (&(start, t), &len)) in shape.docs().iter().zip(lens).enumerate() {
         let n = len as usize + t;
         assert!(n <= capacity, "sequence {seq} has {n} tokens, its cache holds {capacity}");
-        let keys = Keys { offset: seq * n_head * capacity * d, n };
+        let offset = seq * n_head * capacity * d;
+        let keys = Keys { offset, n, before: (0, 0) };
         if t > 0 {
             if t > FEW { &mut many } else { &mut few }.push(((start, t), keys));
         }

@@ -20,7 +20,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> 
         return cuda::attention(q, k, v, shape);
     }
     let docs = shape.docs();
-    let layout = Layout::packed(k, &docs);
+    let layout = Layout::packed(k, &docs, shape);
     let (n, h) = (q.size()[0], q.size()[1]);
     let (out, lse) = (q.empty_like(), Tensor::empty([h, n], (Kind::Float, Device::Cpu)));
     blocks(q, [k, v], &out, Some(&lse), shape, &docs, &layout);
@@ -61,7 +61,8 @@ fn attend<E: Element>(
         })
         .collect();
     // Late queries see many keys: the long tasks first, so that no thread is left with one at the end.
-    tasks.sort_by_key(|&(_, _, at)| std::cmp::Reverse(at));
+    let first = |doc: usize| layout.docs[doc].n - docs[doc].1;
+    tasks.sort_by_key(|&(doc, _, at)| std::cmp::Reverse(first(doc) + at));
     let [q, out] = [q, out].map(|x| Shared(memory::<E>(x)));
     let lse = lse.map(|lse| Shared(memory::<f32>(lse)));
     let width = d.next_multiple_of(LANES);
@@ -81,7 +82,7 @@ fn attend<E: Element>(
                     out: rows(out),
                     lse: lse.map(|lse| lse.get().add(head * n + start + at)),
                     n_queries: QUERIES.min(t - at),
-                    first: layout.docs[doc].n - t + at,
+                    first: first(doc) + at,
                     d,
                     scale: shape.scale as f32,
                     reach: shape.reach(),

@@ -3,7 +3,7 @@
 
 use super::load;
 use crate::{
-    AdamWParam, AdamWStep, AttentionShape, Blockwise, Moments, Weight, adamw_, attention,
+    AdamWParam, AdamWStep, AttentionShape, Blockwise, Moments, Prefix, Weight, adamw_, attention,
     attention_backward, label_scores, label_scores_backward_, rms_norm, rms_norm_backward, rotate_,
     swiglu, swiglu_backward_,
     twin::{assert_close, assert_within, randn},
@@ -139,8 +139,12 @@ fn updates() {
 #[test]
 fn documents() {
     let Some(device) = gpu() else { return };
-    for window in [None, Some(16)] {
-        let shape = AttentionShape { queries: vec![1, 70, 0, 129], scale: 0.125, window };
+    let tied = vec![None, None, None, Some(Prefix { doc: 1, n: 50 })];
+    let cases =
+        [None, Some(16)].into_iter().flat_map(|window| [(window, vec![]), (window, tied.clone())]);
+    for (window, prefixes) in cases {
+        let queries = vec![1, 70, 0, 129];
+        let shape = AttentionShape { queries, prefixes, scale: 0.125, window };
         let [q, dout] = [(); 2].map(|()| randn(&[200, 9, 64], Kind::BFloat16));
         let [k, v] = [(); 2].map(|()| randn(&[200, 3, 64], Kind::BFloat16));
         let compute = |device: Device| {

@@ -123,6 +123,7 @@ impl Attention {
             head_dim: self.head_dim,
             shape: AttentionShape {
                 queries: ragged.lens.clone(),
+                prefixes: ragged.prefixes.clone(),
                 scale: self.scale,
                 window: self.sliding_window,
             },

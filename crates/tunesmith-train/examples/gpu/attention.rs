@@ -20,7 +20,7 @@ pub(crate) fn run(bench: &mut Bench, deadline: Deadline) -> anyhow::Result<()> {
         let [q, dout] = [(); 2].map(|()| Tensor::randn([n, h, d], to));
         let [k, v] = [(); 2].map(|()| Tensor::randn([n, k, d], to));
         let scale = 1.0 / (d as f64).sqrt();
-        let shape = AttentionShape { queries: vec![length; docs as usize], scale, window: None };
+        let shape = AttentionShape::new(vec![length; docs as usize], scale);
         // The lower half of the scores; the backward pass has 5 products where the forward pass has 2.
         let flops = 4.0 * (n * h * d) as f64 * length as f64 / 2.0;
         let mut row = |way: &str, seconds: [f64; 2], error: Option<f64>| {

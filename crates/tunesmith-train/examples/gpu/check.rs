@@ -8,7 +8,9 @@ use crate::{Bench, Deadline};
 use anyhow::bail;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use tunesmith_kernels::{self as kernels, AdamWParam, AdamWStep, AttentionShape, Moments, Weight};
+use tunesmith_kernels::{
+    self as kernels, AdamWParam, AdamWStep, AttentionShape, Moments, Prefix, Weight,
+};
 
 const KINDS: [Kind; 2] = [Kind::Float, Kind::BFloat16];
 
@@ -251,10 +253,18 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Tensor 
     let docs = [q, k, v].map(|x| x.split_with_sizes(&shape.queries[..], 0));
     let outs: Vec<Tensor> = (0..shape.queries.len())
         .map(|doc| {
-            let [q, k, v] = [0, 1, 2].map(|i| docs[i][doc].transpose(0, 1)); // (heads, T, D)
+            let keys = |i: usize| match shape.prefixes.get(doc).copied().flatten() {
+                Some(prefix) => {
+                    Tensor::cat(&[&docs[i][prefix.doc].narrow(0, 0, prefix.n), &docs[i][doc]], 0)
+                }
+                None => docs[i][doc].shallow_clone(),
+            };
+            let (k, v) = (keys(1), keys(2));
+            let [q, k, v] = [&docs[0][doc], &k, &v].map(|x| x.transpose(0, 1)); // (heads, T or S, D)
             let [k, v] = [k, v].map(|x| x.repeat_interleave_self_int(group, Some(0), None));
-            let at = Tensor::arange(q.size()[1], (Kind::Int64, q.device()));
-            let (query, key) = (at.unsqueeze(1), at.unsqueeze(0));
+            let (t, s) = (q.size()[1], k.size()[1]);
+            let at = Tensor::arange(s, (Kind::Int64, q.device()));
+            let (query, key) = (at.narrow(0, s - t, t).unsqueeze(1), at.unsqueeze(0));
             let mut hidden = key.gt_tensor(&query);
             if let Some(window) = shape.window {
                 hidden = hidden.logical_or(&key.le_tensor(&(query - window)));
@@ -269,16 +279,20 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Tensor 
 
 fn attention(check: &mut Check, dry: bool) {
     let cases = [
-        (&[1i64, 130, 0, 67][..], 6, 2, 64, None),
-        (&[300, 5][..], 4, 1, 24, None),
-        (&[1, 1, 1][..], 4, 2, 64, None),
-        (&[517][..], 3, 3, 16, Some(33)),
-        (&[9, 260][..], 2, 1, 128, Some(2)),
-        (&[100][..], 2, 2, 256, None),
-        (if dry { &[33] } else { &[2048, 1000][..] }, 32, 8, 128, None),
+        // Lengths, then how many tokens of the document before it the last one continues.
+        (&[1i64, 130, 0, 67][..], 0, 6, 2, 64, None),
+        (&[300, 5][..], 0, 4, 1, 24, None),
+        (&[1, 1, 1][..], 0, 4, 2, 64, None),
+        (&[517][..], 0, 3, 3, 16, Some(33)),
+        (&[9, 260][..], 0, 2, 1, 128, Some(2)),
+        (&[100][..], 0, 2, 2, 256, None),
+        (if dry { &[33] } else { &[2048, 1000][..] }, 0, 32, 8, 128, None),
+        (&[4, 130, 67][..], 100, 6, 2, 64, None),
+        (&[300, 1][..], 300, 4, 2, 64, None),
+        (&[300, 150][..], 200, 4, 2, 128, Some(33)),
     ];
     for kind in KINDS {
-        for (lens, h, n_kv, d, window) in cases {
+        for (lens, shared, h, n_kv, d, window) in cases {
             let n: i64 = lens.iter().sum();
             let [q, dout] = [(); 2].map(|()| check.randn(&[n, h, d], kind));
             if !kernels::attends(&q, d) {
@@ -286,7 +300,12 @@ fn attention(check: &mut Check, dry: bool) {
             }
             let [k, v] = [(); 2].map(|()| check.randn(&[n, n_kv, d], kind));
             let scale = 1.0 / (d as f64).sqrt();
-            let shape = AttentionShape { queries: lens.to_vec(), scale, window };
+            let mut shape = AttentionShape { window, ..AttentionShape::new(lens.to_vec(), scale) };
+            if shared > 0 {
+                shape.prefixes = vec![None; lens.len()];
+                let prefix = Prefix { doc: lens.len() - 2, n: shared };
+                shape.prefixes[lens.len() - 1] = Some(prefix);
+            }
             let leaves = [&q, &k, &v].map(leaf);
             let expected = attend(&leaves[0], &leaves[1], &leaves[2], &shape);
             let (out, lse) = kernels::attention(&q, &k, &v, &shape);
@@ -299,7 +318,7 @@ fn attention(check: &mut Check, dry: bool) {
                 ("dv", &dv, &grads[2]),
             ];
             check.close(
-                &format!("attention {lens:?} {h}/{n_kv}×{d} {window:?}"),
+                &format!("attention {lens:?} {shared} {h}/{n_kv}×{d} {window:?}"),
                 kind,
                 bound(kind),
                 &pairs,

@@ -56,7 +56,6 @@ pub(crate) struct PairIndex {
 impl PairIndex {
     /// The pairs of a batch, each checked: two answers that differ, to one prompt.
     pub(crate) fn new(batch: &Batch) -> Result<Self, TrainError> {
-        let ranges: Vec<Range<usize>> = batch.doc_ranges().collect();
         let mut index = Self { chosen: Vec::new(), rejected: Vec::new() };
         for pair in pairs_of(batch) {
             let [chosen, rejected] = [pair.start, pair.start + 1];
@@ -68,13 +67,13 @@ impl PairIndex {
                     pair.len()
                 ));
             }
-            let [a, b] = [&ranges[chosen], &ranges[rejected]].map(|r| &batch.tokens[r.clone()]);
+            let [a, b] = [chosen, rejected].map(|doc| batch.doc_tokens(doc));
             if a == b {
                 return bad("chosen and rejected are the same".into());
             }
             // The first token of an answer may swallow the prompt's last letter; more than that is another prompt.
-            let [m, n] = [chosen, rejected].map(|doc| prompt_len(batch, ranges[doc].clone()));
-            let shared = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+            let [m, n] = [chosen, rejected].map(|doc| prompt_len(batch, doc));
+            let shared = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
             if shared + 1 < m.min(n) {
                 return bad(format!(
                     "the prompts of chosen and rejected differ from token {shared} on (they have {m} and {n})"
@@ -93,8 +92,10 @@ impl PairIndex {
     }
 }
 
-/// How many tokens stand before the first trained one; all, where none is.
-pub(crate) fn prompt_len(batch: &Batch, range: Range<usize>) -> usize {
-    let labels = &batch.labels[range];
-    labels.iter().position(|&label| label != IGNORE).map_or(labels.len(), |at| at + 1)
+/// How many tokens of a document stand before the first trained one; all, where none is.
+pub(crate) fn prompt_len(batch: &Batch, doc: usize) -> usize {
+    let end = batch.docs.get(doc + 1).map_or(batch.len(), |next| next.start);
+    let labels = &batch.labels[batch.docs[doc].start..end];
+    let own = labels.iter().position(|&label| label != IGNORE).map_or(labels.len(), |at| at + 1);
+    batch.docs[doc].shared + own
 }

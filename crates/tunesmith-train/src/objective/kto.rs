@@ -106,20 +106,17 @@ fn mismatched(batches: &[Batch], max_len: usize) -> Vec<Batch> {
     let mut sizes = Vec::new();
     for batch in batches {
         let before = prompts.len();
-        for (range, doc) in batch.doc_ranges().zip(&batch.docs) {
-            if doc.label.is_some() {
-                let tokens = &batch.tokens[range.clone()];
-                let (prompt, answer) = tokens.split_at(prompt_len(batch, range));
-                prompts.push((doc.row, prompt));
-                answers.push(answer);
-            }
+        for (index, doc) in batch.docs.iter().enumerate().filter(|(_, doc)| doc.label.is_some()) {
+            let mut prompt = batch.doc_tokens(index);
+            answers.push(prompt.split_off(prompt_len(batch, index)));
+            prompts.push((doc.row, prompt));
         }
         sizes.push(prompts.len() - before);
     }
     let n_moved = answers.len().min(1);
     answers.rotate_right(n_moved);
     let mut examples = prompts.into_iter().zip(answers).map(|((row, prompt), answer)| {
-        let mut ids = [prompt, answer].concat();
+        let mut ids = [&prompt[..], &answer[..]].concat();
         ids.truncate(max_len);
         let trained = (0..ids.len()).map(|i| i >= prompt.len()).collect();
         Example { ids, trained, row, ..Example::default() }
