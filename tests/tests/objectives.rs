@@ -27,6 +27,11 @@ fn batch(step: &Value, pairs: bool) -> Batch {
 /// The same with one prompt for the two answers of a pair.
 fn shared(step: &Value) -> Batch {
     let mut examples = examples(step, true);
+    for pair in examples.chunks_mut(2).filter(|pair| pair[0].trained.iter().all(|&t| t)) {
+        // The golden of the reward model does not say where prompts end.
+        let alike = pair[0].ids.iter().zip(&pair[1].ids).take_while(|(a, b)| a == b).count();
+        pair.iter_mut().for_each(|example| example.trained[..alike].fill(false));
+    }
     Example::share_prompts(&mut examples);
     Batch::new(&examples)
 }

@@ -113,6 +113,32 @@ fn resuming_at_every_step_changes_no_later_one() {
     assert!(ran.stderr.contains("expected a step, such as step-500"), "{}", ran.stderr);
 }
 
+/// Pairs that share their prompts come back as they were packed.
+#[test]
+fn a_run_on_pairs_that_share_their_prompts_resumes_at_every_step() {
+    let place = place();
+    let row = |i: usize| {
+        format!(
+            r#"{{"prompt": "{}", "chosen": " It is {i}.", "rejected": " No."}}"#,
+            "What? ".repeat(3 + i % 4)
+        )
+    };
+    place.write("pairs.jsonl", (0..12).map(row).collect::<Vec<_>>().join("\n") + "\n");
+    let train = "finetune --recipe dpo-lora --model tiny --dataset pairs.jsonl --max-steps 8 --seq-len 128 --lr 3e-3 \
+                 --batch 1 --set train.accumulate=2 --set samples.count=0 --set train.keep=99 --save-every 1";
+    place.ok(&format!("{train} --out whole"));
+    for step in [1, 2, 5, 7] {
+        let run = format!("from-{step}");
+        copy(&place.path("whole"), &place.path(&run));
+        place.ok(&format!("{train} --out {run} --resume step-{step}"));
+        assert_same(&place, "whole", &run);
+    }
+    // Repeated prompts would be packed another way, and the checkpoint's place would be another one.
+    let ran = place
+        .fails(78, &format!("{train} --out from-1 --resume step-4 --set data.share_prompt=false"));
+    assert!(ran.stderr.contains("data.share_prompt: was true, is false"), "{}", ran.stderr);
+}
+
 /// A copy of a folder with everything below it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

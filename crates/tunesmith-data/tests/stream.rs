@@ -4,7 +4,7 @@
 mod common;
 
 use common::{encoder, file, golden, knobs, open, rest, stream};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tunesmith_data::tokens::{Batch, BatchSource, Cursor};
 use tunesmith_data::{Dataset, Ledger, OnBadRow, Packing, Part, RowKnobs, Stream, StreamKnobs};
@@ -150,6 +150,62 @@ fn a_mixed_epoch_has_each_row_as_often_as_its_weight_says() {
     let middle = batches.len() / 2;
     stream.seek(batches[middle].0).unwrap();
     assert_eq!(rest(&mut stream), batches[middle..]);
+}
+
+/// 40 pairs with prompts of many lengths; every eighth pair has answers that begin alike.
+fn pairs() -> (tempfile::TempDir, std::path::PathBuf) {
+    let row = |i: usize| {
+        let prompt = "Tell me a story about the sea and the wind. ".repeat(1 + i % 5);
+        let begin = if i.is_multiple_of(8) { "Once upon a time " } else { "" };
+        format!(
+            r#"{{"prompt": "{i}: {prompt}", "chosen": "{begin}there was a boat.", "rejected": "{begin}{}"}}"#,
+            "no. ".repeat(1 + i % 3)
+        )
+    };
+    file("pairs.jsonl", (0..40).map(row).collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn a_shared_prompt_is_in_a_batch_once_and_all_else_stays() {
+    let (_folder, path) = pairs();
+    let of = |share_prompt, threads| {
+        let knobs = StreamKnobs { share_prompt, threads, ..knobs() };
+        let mut stream = Stream::new(open(&path), encoder(256), knobs).unwrap();
+        let batches = rest(&mut stream);
+        let middle = batches.len() / 2;
+        stream.seek(batches[middle].0).unwrap();
+        assert_eq!(rest(&mut stream), batches[middle..]);
+        (batches, stream.ledger())
+    };
+    let (twice, _) = of(false, None);
+    let (once, _) = of(true, None);
+    assert_eq!(once, of(true, Some(1)).0);
+    // Every document with its labels, by epoch, row and place in its pair.
+    let documents = |batches: &[(Cursor, Batch)]| {
+        let mut all = BTreeMap::new();
+        for (cursor, batch) in batches {
+            for (i, (range, doc)) in batch.doc_ranges().zip(&batch.docs).enumerate() {
+                let labels = batch.labels[range].iter().copied();
+                let before = std::iter::repeat_n(-100, doc.shared);
+                let labels: Vec<i64> = before.chain(labels).collect();
+                let key = (cursor.epoch, doc.row, i - batch.group_start(i));
+                assert!(all.insert(key, (batch.doc_tokens(i), labels)).is_none());
+            }
+        }
+        all
+    };
+    assert_eq!(documents(&once), documents(&twice));
+    assert_eq!(documents(&once).len(), 2 * 2 * 40);
+    let tokens = |batches: &[(Cursor, Batch)]| batches.iter().map(|(_, b)| b.len()).sum::<usize>();
+    assert!(tokens(&once) < tokens(&twice) * 3 / 4, "{} of {}", tokens(&once), tokens(&twice));
+    assert!(once.len() < twice.len(), "packs hold more pairs");
+    for (_, batch) in &once {
+        assert!(batch.len() <= 2 * 256);
+        for doc in batch.docs.chunks(2) {
+            assert_eq!((doc[0].row, doc[0].shared), (doc[1].row, 0));
+            assert!(doc[1].shared > 10, "{doc:?}");
+        }
+    }
 }
 
 #[test]

@@ -53,6 +53,7 @@ pub struct Doc {
     /// A class or a score, for objectives that have one per document; of a chosen answer, the margin.
     pub label: Option<f32>,
     /// How many tokens stand before `start` for it: the first ones of its group's first document.
+    #[serde(default)]
     pub shared: usize,
 }
 

@@ -40,7 +40,7 @@ use tunesmith_tokens::Cursor;
 pub struct RunState {
     /// Optimizer steps made.
     pub step: u64,
-    /// Tokens read by the model, all epochs.
+    /// Tokens read by the model, all epochs; a prompt that answers share counts once.
     pub num_tokens: u64,
     /// Where the data goes on.
     pub cursor: Cursor,

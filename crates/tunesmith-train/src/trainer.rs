@@ -146,11 +146,11 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// The rate of this step.
     pub learning_rate: f64,
-    /// Tokens read so far.
+    /// Tokens read so far; a prompt that answers share counts once.
     pub num_tokens: u64,
     /// Its wall time.
     pub seconds: f64,
-    /// Tokens of this step ÷ its wall time.
+    /// Tokens read in this step ÷ its wall time.
     pub tokens_per_second: f64,
     /// The objective's own metrics, averaged.
     pub metrics: Vec<(&'static str, f64)>,
