@@ -184,12 +184,12 @@ impl<E: Element> Kernel for Widen<E> {
                 }
             });
             for col in (0..width).step_by(LANES) {
-                for r in 0..LANES {
+                for (r, source) in sources.into_iter().enumerate() {
                     // SAFETY: rows below n, columns below d; targets are padded.
                     unsafe {
                         let left = if row + r < n { d.saturating_sub(col) } else { 0 };
                         let at = if left > 0 { col } else { 0 };
-                        let x = E::load_some::<S>(sources[r].add(at), left);
+                        let x = E::load_some::<S>(source.add(at), left);
                         if !rows.is_null() {
                             S::store(rows.add((row + r) * width + col), x);
                         }
