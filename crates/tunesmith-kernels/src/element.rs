@@ -1,6 +1,9 @@
 //! Tensors as memory: the dtypes kernels know, and checked views of tensors.
 
-use crate::simd::{self, Kernel, LANES, Simd};
+use crate::{
+    gemm::Gemm,
+    simd::{self, Kernel, LANES, Simd},
+};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
@@ -18,13 +21,28 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// [`LANES`] elements at `to`; the instruction set of `S`.
     unsafe fn store<S: Simd>(to: *mut Self, x: S::V);
 
+    /// Elements that a lane multiplies at once: itself, or a pair.
+    const STEP: usize;
     /// Elements of a [`Self::Run`].
-    const RUN: usize;
+    const RUN: usize = Self::STEP * LANES;
     /// What is multiplied at once in a dot product: a vector, or a vector of pairs.
     type Run<S: Simd>: Copy;
     /// # Safety
     /// [`Self::RUN`] elements at `from`; the instruction set of `S`.
     unsafe fn load_run<S: Simd>(from: *const Self) -> Self::Run<S>;
+    /// # Safety
+    /// [`Self::RUN`] elements at `to`; the instruction set of `S`.
+    unsafe fn store_run<S: Simd>(to: *mut Self, x: Self::Run<S>);
+    /// The same [`Self::STEP`] elements in every lane.
+    ///
+    /// # Safety
+    /// They are there; the instruction set of `S`.
+    unsafe fn splat_run<S: Simd>(from: *const Self) -> Self::Run<S>;
+    /// [`LANES`] columns of [`Self::STEP`] rows, `row` elements apart: a column a lane.
+    ///
+    /// # Safety
+    /// They are there; the instruction set of `S`.
+    unsafe fn zip<S: Simd>(from: *const Self, row: usize) -> Self::Run<S>;
     /// Lanes of sums: `sums` + a · b, so that all lanes together make the dot product.
     ///
     /// # Safety
@@ -35,6 +53,11 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// # Safety
     /// As [`simd::run`].
     unsafe fn run<K: Kernel>(kernel: K);
+    /// [`multiply`](crate::gemm::multiply) as a call of its own.
+    ///
+    /// # Safety
+    /// The pointers are good for the shapes; the instruction set of `S`.
+    unsafe fn gemm<S: Simd>(args: &Gemm<Self>);
 
     /// The first `n` lanes from memory, the others 0.
     ///
@@ -96,13 +119,33 @@ impl Element for f32 {
         unsafe { S::store(to, x) }
     }
 
-    const RUN: usize = LANES;
+    const STEP: usize = 1;
     type Run<S: Simd> = S::V;
 
     #[inline(always)]
     unsafe fn load_run<S: Simd>(from: *const Self) -> S::V {
         // SAFETY: the caller's.
         unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_run<S: Simd>(to: *mut Self, x: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn splat_run<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::splat(*from) }
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Simd>(from: *const Self, _row: usize) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn gemm<S: Simd>(args: &Gemm<Self>) {
+        // SAFETY: the caller's.
+        unsafe { S::gemm(args) }
     }
     #[inline(always)]
     unsafe fn dot<S: Simd>(a: S::V, b: S::V, sums: S::V) -> S::V {
@@ -137,13 +180,33 @@ impl Element for bf16 {
         unsafe { S::store_bf16(to, x) }
     }
 
-    const RUN: usize = 2 * LANES;
+    const STEP: usize = 2;
     type Run<S: Simd> = S::Pairs;
 
     #[inline(always)]
     unsafe fn load_run<S: Simd>(from: *const Self) -> S::Pairs {
         // SAFETY: the caller's.
         unsafe { S::load_pairs(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_run<S: Simd>(to: *mut Self, x: S::Pairs) {
+        // SAFETY: the caller's.
+        unsafe { S::store_pairs(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn splat_run<S: Simd>(from: *const Self) -> S::Pairs {
+        // SAFETY: the caller's.
+        unsafe { S::splat_pair(from) }
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Simd>(from: *const Self, row: usize) -> S::Pairs {
+        // SAFETY: the caller's.
+        unsafe { S::zip_pairs(from, from.add(row)) }
+    }
+    #[inline(always)]
+    unsafe fn gemm<S: Simd>(args: &Gemm<Self>) {
+        // SAFETY: the caller's.
+        unsafe { S::gemm_pairs(args) }
     }
     #[inline(always)]
     unsafe fn dot<S: Simd>(a: S::Pairs, b: S::Pairs, sums: S::V) -> S::V {

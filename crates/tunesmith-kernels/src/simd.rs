@@ -5,10 +5,15 @@
 //! may vectorise). [`run`] takes the best the machine has. Everything in a body must be `#[inline(always)]`, or it is
 //! compiled without the instruction set of its caller.
 
+mod portable;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::gemm::Gemm;
 use half::bf16;
+use portable::Portable;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Lanes of a vector.
@@ -34,6 +39,11 @@ pub(crate) trait Simd: Copy {
     /// Rounds to nearest even, as `half` does.
     unsafe fn store_bf16(to: *mut bf16, x: Self::V);
     unsafe fn load_pairs(from: *const bf16) -> Self::Pairs;
+    unsafe fn store_pairs(to: *mut bf16, x: Self::Pairs);
+    /// The same pair in every lane.
+    unsafe fn splat_pair(from: *const bf16) -> Self::Pairs;
+    /// Lane i: aᵢ and bᵢ.
+    unsafe fn zip_pairs(a: *const bf16, b: *const bf16) -> Self::Pairs;
     /// Lane i: a₂ᵢ b₂ᵢ + a₂ᵢ₊₁ b₂ᵢ₊₁ + cᵢ
     unsafe fn dot_pairs(a: Self::Pairs, b: Self::Pairs, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -49,8 +59,10 @@ pub(crate) trait Simd: Copy {
     /// 2ⁿ of whole numbers −126 ≤ n ≤ 127.
     unsafe fn pow2(n: Self::V) -> Self::V;
     unsafe fn to_array(a: Self::V) -> [f32; LANES];
-    /// [`tile::multiply`](crate::gemm::multiply) compiled for this instruction set, as a call of its own.
-    unsafe fn gemm(args: &crate::gemm::Gemm);
+    /// [`multiply`](crate::gemm::multiply) compiled for this instruction set, as a call of its own.
+    unsafe fn gemm(args: &Gemm<f32>);
+    /// The same, of pairs.
+    unsafe fn gemm_pairs(args: &Gemm<bf16>);
 
     /// The sum of the lanes, pairwise.
     #[inline(always)]
@@ -224,222 +236,6 @@ pub(crate) unsafe fn run_on<K: Kernel>(isa: Isa, kernel: K) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::run_avx2(kernel),
             _ => kernel.body::<Portable>(),
-        }
-    }
-}
-
-/// Arrays, for CPUs that are none of the others, and for the tests of the others.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Portable;
-
-macro_rules! lanewise {
-    ($($name:ident($($arg:ident),*) = $lane:expr;)*) => {$(
-        #[inline(always)]
-        unsafe fn $name($($arg: Self::V),*) -> Self::V {
-            let mut out = [0.0; LANES];
-            for i in 0..LANES {
-                $(let $arg = $arg[i];)*
-                out[i] = $lane;
-            }
-            out
-        }
-    )*};
-}
-
-impl Simd for Portable {
-    const WIDE: bool = false;
-    type V = [f32; LANES];
-    type Pairs = [bf16; 2 * LANES];
-
-    lanewise! {
-        add(a, b) = a + b;
-        sub(a, b) = a - b;
-        mul(a, b) = a * b;
-        div(a, b) = a / b;
-        sqrt(a) = a.sqrt();
-        max(a, b) = if a > b { a } else { b };
-        min(a, b) = if a < b { a } else { b };
-        fma(a, b, c) = a * b + c;
-        round(a) = a.round_ties_even();
-        pow2(n) = f32::from_bits(((n as i32 + 127) as u32) << 23);
-    }
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self::V {
-        [x; LANES]
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self::V {
-        // SAFETY: the caller's.
-        unsafe { from.cast::<Self::V>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, x: Self::V) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<Self::V>().write_unaligned(x) }
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self::V {
-        // SAFETY: the caller's.
-        unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(bf16::to_f32)
-    }
-    #[inline(always)]
-    unsafe fn store_bf16(to: *mut bf16, x: Self::V) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<[bf16; LANES]>().write_unaligned(x.map(bf16::from_f32)) }
-    }
-    #[inline(always)]
-    unsafe fn load_pairs(from: *const bf16) -> Self::Pairs {
-        // SAFETY: the caller's.
-        unsafe { from.cast::<Self::Pairs>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn dot_pairs(a: Self::Pairs, b: Self::Pairs, c: Self::V) -> Self::V {
-        std::array::from_fn(|i| {
-            let product = |j: usize| a[j].to_f32() * b[j].to_f32();
-            product(2 * i) + product(2 * i + 1) + c[i]
-        })
-    }
-    #[inline(always)]
-    unsafe fn to_array(a: Self::V) -> [f32; LANES] {
-        a
-    }
-    unsafe fn gemm(args: &crate::gemm::Gemm) {
-        // SAFETY: the caller's.
-        unsafe { crate::gemm::multiply::<Self>(args) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every instruction set the machine has.
-    pub(crate) fn isas() -> Vec<Isa> {
-        let all = [Isa::Portable, Isa::Avx2, Isa::Avx512];
-        all.into_iter().filter(|&isa| isa as u8 <= Isa::here() as u8).collect()
-    }
-
-    struct Exp<'a>(&'a [f32], &'a mut [f32]);
-
-    impl Kernel for Exp<'_> {
-        #[inline(always)]
-        unsafe fn body<S: Simd>(self) {
-            for (x, y) in self.0.chunks_exact(LANES).zip(self.1.chunks_exact_mut(LANES)) {
-                // SAFETY: chunks of LANES.
-                unsafe { S::store(y.as_mut_ptr(), S::exp(S::load(x.as_ptr()))) }
-            }
-        }
-    }
-
-    #[test]
-    fn exp_agrees_with_libm_to_2_ulp() {
-        let xs: Vec<f32> = (0..4096).map(|i| -87.0 + i as f32 * (175.0 / 4096.0)).collect();
-        for isa in isas() {
-            let mut ys = vec![0.0; xs.len()];
-            // SAFETY: detected.
-            unsafe { run_on(isa, Exp(&xs, &mut ys)) };
-            for (x, y) in xs.iter().zip(&ys) {
-                let expected = f64::from(*x).exp();
-                let error = (f64::from(*y) / expected - 1.0).abs();
-                assert!(error < 2.4e-7, "{isa:?}: exp({x}) = {y:e}, expected {expected:e}");
-            }
-        }
-    }
-
-    struct Sums<'a>(&'a [f32], &'a mut [f32]);
-
-    impl Kernel for Sums<'_> {
-        #[inline(always)]
-        unsafe fn body<S: Simd>(self) {
-            // SAFETY: LANES vectors, one vector.
-            unsafe {
-                let x = std::array::from_fn(|i| S::load(self.0.as_ptr().add(i * LANES)));
-                S::store(self.1.as_mut_ptr(), S::sums(&x));
-            }
-        }
-    }
-
-    #[test]
-    fn each_vector_has_its_sum() {
-        let x: Vec<f32> = (0..LANES * LANES).map(|i| (i as f32 * 0.7).sin()).collect();
-        for isa in isas() {
-            let mut sums = vec![0.0; LANES];
-            // SAFETY: detected.
-            unsafe { run_on(isa, Sums(&x, &mut sums)) };
-            for (sum, x) in sums.iter().zip(x.chunks(LANES)) {
-                assert!((sum - x.iter().sum::<f32>()).abs() < 1e-5, "{isa:?}");
-            }
-        }
-    }
-
-    struct Dot<'a>(&'a [bf16], &'a [bf16], &'a mut [f32]);
-
-    impl Kernel for Dot<'_> {
-        #[inline(always)]
-        unsafe fn body<S: Simd>(self) {
-            // SAFETY: LANES pairs, LANES sums.
-            unsafe {
-                let (a, b) = (S::load_pairs(self.0.as_ptr()), S::load_pairs(self.1.as_ptr()));
-                S::store(self.2.as_mut_ptr(), S::dot_pairs(a, b, S::load(self.2.as_ptr())));
-            }
-        }
-    }
-
-    #[test]
-    fn neighbours_are_multiplied_and_summed() {
-        let [a, b] = [0.37f32, 0.11].map(|step| {
-            (0..2 * LANES).map(|i| bf16::from_f32((i as f32 * step).sin())).collect::<Vec<_>>()
-        });
-        let product = |i: usize| a[i].to_f32() * b[i].to_f32();
-        for isa in isas().into_iter().map(Some).chain([None]) {
-            let mut sums = vec![1.0; LANES];
-            // SAFETY: detected; `None` is the best there is for pairs.
-            unsafe {
-                match isa {
-                    Some(isa) => run_on(isa, Dot(&a, &b, &mut sums)),
-                    None => run_pairs(Dot(&a, &b, &mut sums)),
-                }
-            }
-            for (i, sum) in sums.iter().enumerate() {
-                let expected = 1.0 + product(2 * i) + product(2 * i + 1);
-                assert!((sum - expected).abs() < 1e-6, "{isa:?}, lane {i}: {sum}, {expected}");
-            }
-        }
-    }
-
-    struct Round<'a>(&'a [f32], &'a mut [bf16]);
-
-    impl Kernel for Round<'_> {
-        #[inline(always)]
-        unsafe fn body<S: Simd>(self) {
-            // SAFETY: both hold LANES.
-            unsafe { S::store_bf16(self.1.as_mut_ptr(), S::load(self.0.as_ptr())) }
-        }
-    }
-
-    #[test]
-    fn bf16_is_rounded_to_nearest_even() {
-        let tie = |bits: u32| f32::from_bits(bits);
-        let mut xs = [0.0f32; LANES];
-        xs[..8].copy_from_slice(&[
-            1.0,
-            tie(0x3f80_8000), // half way, even below
-            tie(0x3f81_8000), // half way, even above
-            tie(0x3f80_8001),
-            -3.3e38,
-            f32::INFINITY,
-            f32::NAN,
-            f32::from_bits(0x7fff_ffff), // a NaN that plain addition would turn into −0
-        ]);
-        for isa in isas() {
-            let mut ys = [bf16::ZERO; LANES];
-            // SAFETY: detected.
-            unsafe { run_on(isa, Round(&xs, &mut ys)) };
-            for (x, y) in xs.iter().zip(ys) {
-                let expected = bf16::from_f32(*x);
-                assert!(y == expected || (y.is_nan() && x.is_nan()), "{isa:?}: {x} gives {y}");
-            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The two x86 instruction sets behind [`Simd`].
 
 use super::{Kernel, LANES, Simd};
+use crate::gemm::{Gemm, multiply};
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -30,16 +31,23 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
     unsafe { kernel.body::<Avx2>() }
 }
 
-#[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn gemm_avx512(args: &crate::gemm::Gemm) {
-    // SAFETY: the caller's.
-    unsafe { crate::gemm::multiply::<Avx512<false>>(args) }
+/// [`multiply`] as a call of its own, for each instruction set and dtype.
+macro_rules! gemms {
+    ($($name:ident($features:literal): $simd:ty, $e:ty;)*) => {$(
+        #[target_feature(enable = $features)]
+        unsafe fn $name(args: &Gemm<$e>) {
+            // SAFETY: the caller's.
+            unsafe { multiply::<$simd, $e>(args) }
+        }
+    )*};
 }
 
-#[target_feature(enable = "avx2,fma")]
-unsafe fn gemm_avx2(args: &crate::gemm::Gemm) {
-    // SAFETY: the caller's.
-    unsafe { crate::gemm::multiply::<Avx2>(args) }
+gemms! {
+    gemm_avx512("avx512f,avx2,fma"): Avx512<false>, f32;
+    gemm_avx512_widened("avx512f,avx2,fma"): Avx512<false>, bf16;
+    gemm_avx512_pairs("avx512f,avx512bf16,avx2,fma"): Avx512<true>, bf16;
+    gemm_avx2("avx2,fma"): Avx2, f32;
+    gemm_avx2_widened("avx2,fma"): Avx2, bf16;
 }
 
 /// The methods that are one intrinsic each.
@@ -77,8 +85,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             _mm512_cvtps_epi32(n), _mm512_set1_epi32(127))));
         sum(a: F512) -> f32 = _mm512_reduce_add_ps(a);
         largest(a: F512) -> f32 = _mm512_reduce_max_ps(a);
-        gemm(args: &crate::gemm::Gemm) = gemm_avx512(args);
+        gemm(args: &Gemm<f32>) = gemm_avx512(args);
+        gemm_pairs(args: &Gemm<bf16>) =
+            if BF16 { gemm_avx512_pairs(args) } else { gemm_avx512_widened(args) };
         load_pairs(from: *const bf16) -> __m512i = _mm512_loadu_si512(from.cast());
+        store_pairs(to: *mut bf16, x: __m512i) = _mm512_storeu_si512(to.cast(), x);
+        splat_pair(from: *const bf16) -> __m512i =
+            _mm512_set1_epi32(from.cast::<i32>().read_unaligned());
+        zip_pairs(a: *const bf16, b: *const bf16) -> __m512i = {
+            let [a, b] = [a, b].map(|x| _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.cast())));
+            _mm512_or_si512(a, _mm512_slli_epi32::<16>(b))
+        };
         load_bf16(from: *const bf16) -> F512 = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(
             _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))));
     }
@@ -181,7 +198,14 @@ impl Simd for Avx2 {
         min(a: F256x2, b: F256x2) -> F256x2 = halves!(_mm256_min_ps, a, b);
         fma(a: F256x2, b: F256x2, c: F256x2) -> F256x2 = halves!(_mm256_fmadd_ps, a, b, c);
         round(a: F256x2) -> F256x2 = [_mm256_round_ps::<0>(a[0]), _mm256_round_ps::<0>(a[1])];
-        gemm(args: &crate::gemm::Gemm) = gemm_avx2(args);
+        gemm(args: &Gemm<f32>) = gemm_avx2(args);
+        gemm_pairs(args: &Gemm<bf16>) = gemm_avx2_widened(args);
+        splat_pair(from: *const bf16) -> Self::Pairs =
+            [_mm256_set1_epi32(from.cast::<i32>().read_unaligned()); 2];
+        store_pairs(to: *mut bf16, x: Self::Pairs) = {
+            _mm256_storeu_si256(to.cast(), x[0]);
+            _mm256_storeu_si256(to.add(LANES).cast(), x[1]);
+        };
     }
 
     #[inline(always)]
@@ -202,6 +226,19 @@ impl Simd for Avx2 {
     unsafe fn load_pairs(from: *const bf16) -> Self::Pairs {
         // SAFETY: the caller's.
         unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(LANES).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn zip_pairs(a: *const bf16, b: *const bf16) -> Self::Pairs {
+        // SAFETY: the caller's.
+        unsafe {
+            let half = |i: usize| {
+                let [a, b] =
+                    [a, b].map(|x| _mm256_cvtepu16_epi32(_mm_loadu_si128(x.add(i).cast())));
+                _mm256_or_si256(a, _mm256_slli_epi32::<16>(b))
+            };
+            [half(0), half(LANES / 2)]
+        }
     }
 
     #[inline(always)]
