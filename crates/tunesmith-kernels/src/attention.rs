@@ -12,7 +12,9 @@
 //! continue it. They are copied in front of its own keys where keys are widened anyway; what the backward pass finds for
 //! the copies is added to the originals, continuations in their order.
 //!
-//! Whatever the dtype of the tensors, a block is widened to fp32 when it is packed, and all sums are fp32.
+//! All sums are fp32. What is multiplied is fp32, too, or, of bf16 tensors where the CPU multiplies pairs of bf16, that:
+//! p and ds are rounded to it once (1,024 tokens of SmolLM2-135M, forward and backward: 15.0 ms of both cores before, 9.0
+//! with pairs).
 
 mod backward;
 mod block;

@@ -250,6 +250,25 @@ macro_rules! by_kind {
 }
 pub(crate) use by_kind;
 
+/// As [`by_kind!`], with `$c` for the type that small products multiply: bf16 where the CPU has an instruction for its
+/// pairs, else fp32.
+macro_rules! by_factor {
+    ($kind:expr, $e:ident, $c:ident => $body:expr) => {
+        match $kind {
+            tch::Kind::BFloat16 if $crate::simd::has_pairs() => {
+                type $e = half::bf16;
+                type $c = half::bf16;
+                $body
+            }
+            kind => $crate::element::by_kind!(kind, $e => {
+                type $c = f32;
+                $body
+            }),
+        }
+    };
+}
+pub(crate) use by_factor;
+
 /// The memory of a contiguous CPU tensor.
 ///
 /// # Panics

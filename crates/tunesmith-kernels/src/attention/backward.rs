@@ -4,11 +4,11 @@
 
 use super::{
     AttentionShape,
-    block::{KEYS, Layout, Padded, QUERIES, Rows, TILE, pack, seen, unpack, with_scratch},
+    block::{KEYS, Layout, Padded, QUERIES, Rows, TILE, pack, seen, unpack, with_scratch, zip},
 };
 use crate::{
     cuda,
-    element::{Element, by_kind, memory},
+    element::{Element, by_factor, memory},
     gemm::{self, Gemm},
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
@@ -29,11 +29,11 @@ pub fn attention_backward(
         return cuda::attention_backward(dout, [q, k, v], out, lse, shape);
     }
     let grads = [q, k, v].map(Tensor::empty_like);
-    by_kind!(q.kind(), E => backward::<E>(dout, [q, k, v], out, lse, shape, &grads));
+    by_factor!(q.kind(), E, C => backward::<E, C>(dout, [q, k, v], out, lse, shape, &grads));
     grads
 }
 
-fn backward<E: Element>(
+fn backward<E: Element, C: Element>(
     dout: &Tensor,
     [q, k, v]: [&Tensor; 3],
     out: &Tensor,
@@ -46,8 +46,8 @@ fn backward<E: Element>(
     let [n, h, d] = [0, 1, 2].map(|i| q.size()[i] as usize);
     let group = h / layout.n_head;
     let width = d.next_multiple_of(LANES);
-    let (keys, values) =
-        (Padded::new(k, &layout, true, true), Padded::new(v, &layout, false, true));
+    let keys = Padded::<C>::new(k, &layout, true, true);
+    let values = Padded::<C>::new(v, &layout, false, true);
     let (starts, total) = layout.padded();
     let size = [(h * total * width) as i64];
     let [key_sums, value_sums] = [(); 2].map(|()| Tensor::empty(size, (Kind::Float, Device::Cpu)));
@@ -58,7 +58,10 @@ fn backward<E: Element>(
     tasks.sort_by_key(|&(doc, _)| std::cmp::Reverse(layout.docs[doc].n)); // long ones first
     let longest = docs.iter().map(|&(_, t)| t).max().unwrap_or(0).next_multiple_of(gemm::ROWS);
     let (stream, scores) = (longest * width, QUERIES * KEYS);
-    let sizes = [stream, stream, stream, longest, scores, scores];
+    let zipped = |n: usize| if C::STEP > 1 { n } else { 0 };
+    let zips = [stream, stream, scores, scores].map(zipped);
+    let sizes =
+        [stream, stream, stream, longest, scores, scores, zips[0], zips[1], zips[2], zips[3]];
     let [q, dout, out] = [q, dout, out].map(|x| Shared(memory::<E>(x)));
     let [dq, dk, dv] = [dq, dk, dv].map(|x| Shared(memory::<E>(x)));
     let lse = Shared(memory::<f32>(lse));
@@ -71,7 +74,7 @@ fn backward<E: Element>(
                 let rows =
                     |x: Shared<E>| Rows { at: x.get().add(head * d), row: h * d }.skip(start);
                 let sums = |x: Shared<f32>| x.get().add((head * total + starts[doc]) * width);
-                simd::run(Head {
+                C::run(Head {
                     q: rows(q),
                     dout: rows(dout),
                     out: rows(out),
@@ -100,7 +103,7 @@ fn backward<E: Element>(
     for_each(docs.len() * layout.n_head, |task| {
         let (doc, head) = (task / layout.n_head, task % layout.n_head);
         let (start, t) = docs[doc];
-        for (sums, target) in [(key_sums, dk), (value_sums, dv)] {
+        for (sums, factor, target) in [(key_sums, shape.scale as f32, dk), (value_sums, 1.0, dv)] {
             // SAFETY: the sums are complete; a task changes the rows of its own document's tokens alone, and of other
             // documents it reads those that stand before theirs.
             unsafe {
@@ -119,6 +122,7 @@ fn backward<E: Element>(
                     more: &own.chain(others).collect::<Vec<_>>(),
                     t,
                     d,
+                    factor,
                     target: target.skip(start),
                 });
             }
@@ -127,15 +131,15 @@ fn backward<E: Element>(
 }
 
 /// One query head of a document.
-struct Head<E> {
+struct Head<E, C> {
     q: Rows<E>,
     dout: Rows<E>,
     out: Rows<E>,
     dq: Rows<E>,
     lse: *const f32,
-    key_rows: *const f32,
-    key_tiles: *const f32,
-    value_tiles: *const f32,
+    key_rows: *const C,
+    key_tiles: *const C,
+    value_tiles: *const C,
     dk: *mut f32,
     dv: *mut f32,
     /// Keys before that of the first query.
@@ -144,27 +148,33 @@ struct Head<E> {
     d: usize,
     scale: f32,
     reach: usize,
-    scratch: [*mut f32; 6],
+    scratch: [*mut f32; 10],
 }
 
-impl<E: Element> Kernel for Head<E> {
+impl<E: Element, C: Element> Kernel for Head<E, C> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
         let Self { q, dout, out, dq, lse, first, t, d, scale, reach, scratch, .. } = self;
-        let [query, grad, dquery, delta, p, ds] = scratch;
+        let [query, grad, dquery, delta, scores, dscores, zips @ ..] = scratch;
+        let [query, grad, p, ds] = [query, grad, scores, dscores].map(|x| x.cast::<C>());
+        let [query_zip, grad_zip, p_zip, ds_zip] = zips.map(|x| x.cast::<C>());
         let width = d.next_multiple_of(LANES);
         let padded = t.next_multiple_of(gemm::ROWS);
+        // A row of p or ds stands where its fp32 stood.
+        let row = KEYS * C::STEP;
         // SAFETY: scratch has the sizes that `backward` asked for; keys and sums are padded to whole tiles.
         unsafe {
-            // q carries the scale: it is wanted so in q · k and in the gradient of k.
-            pack::<S, E>(q, [t, d], padded, scale, query);
-            pack::<S, E>(dout, [t, d], padded, 1.0, grad);
+            pack::<S, E, C>(q, [t, d], padded, query);
+            pack::<S, E, C>(dout, [t, d], padded, grad);
+            let query_zip = zip::<S, C>(query, width, [padded, width], (query_zip, width));
+            let grad_zip = zip::<S, C>(grad, width, [padded, width], (grad_zip, width));
             std::ptr::write_bytes(dquery, 0, padded * width);
             for row in 0..t {
                 let mut dot = S::splat(0.0);
                 for i in (0..d).step_by(LANES) {
-                    let o = E::load_some::<S>(out.skip(row).at.add(i), d - i);
-                    dot = S::fma(o, S::load(grad.add(row * width + i)), dot);
+                    let [o, g] = [out, dout].map(|x| x.skip(row).at.add(i));
+                    let [o, g] = [o, g].map(|x| E::load_some::<S>(x, d - i));
+                    dot = S::fma(o, g, dot);
                 }
                 *delta.add(row) = S::sum(dot);
             }
@@ -180,56 +190,64 @@ impl<E: Element> Kernel for Head<E> {
                     let n_queries = QUERIES.min(t - at);
                     let m = n_queries.next_multiple_of(gemm::ROWS);
                     let n = KEYS.min(first + at + n_queries - from).next_multiple_of(LANES);
-                    for (a, b, c) in [(query, self.key_tiles, p), (grad, self.value_tiles, ds)] {
+                    for (a, b, c) in
+                        [(query, self.key_tiles, scores), (grad, self.value_tiles, dscores)]
+                    {
                         for tile in (0..n).step_by(TILE) {
-                            S::gemm(&Gemm {
+                            C::gemm::<S>(&Gemm {
                                 m,
                                 n: TILE.min(n - tile),
-                                steps: width,
+                                steps: width / C::STEP,
                                 a: a.add(at * width),
                                 a_row: width,
-                                a_step: 1,
+                                a_step: C::STEP,
                                 b: b.add((from + tile) * width),
-                                b_step: TILE,
+                                b_step: TILE * C::STEP,
                                 c: c.add(tile),
                                 c_row: KEYS,
                                 add: false,
                             });
                         }
                     }
-                    for row in 0..n_queries {
-                        let (low, high) = seen(first + at + row, reach);
+                    for i in 0..n_queries {
+                        let (low, high) = seen(first + at + i, reach);
                         let low = low.saturating_sub(from).min(n);
                         let high = high.saturating_sub(from).min(n).max(low);
-                        let (p, ds) = (p.add(row * KEYS), ds.add(row * KEYS));
-                        let (lse, delta) = (*lse.add(at + row), *delta.add(at + row));
-                        probabilities::<S>(p, ds, [low, high, n], lse, delta);
+                        let of_row = [scale, *lse.add(at + i), *delta.add(at + i)];
+                        let (scores, dscores) = (scores.add(i * KEYS), dscores.add(i * KEYS));
+                        probabilities::<S, C>(scores, dscores, [low, high, n], of_row);
                     }
+                    let even = n_queries.next_multiple_of(C::STEP);
+                    for x in [p, ds] {
+                        (n_queries..even).for_each(|i| x.add(i * row).write_bytes(0, n));
+                    }
+                    let p_zip = zip::<S, C>(p, row, [even, n], (p_zip, KEYS));
+                    let ds_zip = zip::<S, C>(ds, row, [even, n], (ds_zip, KEYS));
                     // Sums over queries: Pᵀ dout and dSᵀ q.
-                    for (a, b, c) in [(p, grad, self.dv), (ds, query, self.dk)] {
-                        S::gemm(&Gemm {
+                    for (a, b, c) in [(p_zip, grad_zip, self.dv), (ds_zip, query_zip, self.dk)] {
+                        C::gemm::<S>(&Gemm {
                             m: n,
                             n: width,
-                            steps: n_queries,
+                            steps: even / C::STEP,
                             a,
-                            a_row: 1,
-                            a_step: KEYS,
+                            a_row: C::STEP,
+                            a_step: KEYS * C::STEP,
                             b: b.add(at * width),
-                            b_step: width,
+                            b_step: width * C::STEP,
                             c: c.add(from * width),
                             c_row: width,
                             add: true,
                         });
                     }
-                    S::gemm(&Gemm {
+                    C::gemm::<S>(&Gemm {
                         m,
                         n: width,
-                        steps: n,
+                        steps: n / C::STEP,
                         a: ds,
-                        a_row: KEYS,
-                        a_step: 1,
+                        a_row: row,
+                        a_step: C::STEP,
                         b: self.key_rows.add(from * width),
-                        b_step: width,
+                        b_step: width * C::STEP,
                         c: dquery.add(at * width),
                         c_row: width,
                         add: true,
@@ -241,22 +259,23 @@ impl<E: Element> Kernel for Head<E> {
     }
 }
 
-/// One row: scores → p, and dp → ds; both 0 outside low..high.
+/// One row: scores → p, and dp → ds, in the same places; both 0 outside low..high.
 #[inline(always)]
-unsafe fn probabilities<S: Simd>(
-    p: *mut f32,
-    ds: *mut f32,
+unsafe fn probabilities<S: Simd, C: Element>(
+    scores: *mut f32,
+    dscores: *mut f32,
     [low, high, n]: [usize; 3],
-    lse: f32,
-    delta: f32,
+    [scale, lse, delta]: [f32; 3],
 ) {
+    let [p, ds] = [scores, dscores].map(|x| x.cast::<C>());
     // SAFETY: the caller's: n of each.
     unsafe {
         for i in (0..n).step_by(LANES) {
-            let of_row = S::exp(S::sub(S::load(p.add(i)), S::splat(lse)));
-            let gradient = S::mul(of_row, S::sub(S::load(ds.add(i)), S::splat(delta)));
-            S::store(p.add(i), of_row);
-            S::store(ds.add(i), gradient);
+            let of_row = S::fma(S::load(scores.add(i)), S::splat(scale), S::splat(-lse));
+            let of_row = S::exp(of_row);
+            let gradient = S::mul(of_row, S::sub(S::load(dscores.add(i)), S::splat(delta)));
+            C::store::<S>(p.add(i), of_row);
+            C::store::<S>(ds.add(i), gradient);
         }
         for row in [p, ds] {
             std::ptr::write_bytes(row, 0, low);
@@ -266,19 +285,20 @@ unsafe fn probabilities<S: Simd>(
 }
 
 /// Adds to `sum` what the other query heads of a group and the continuations of a document have gathered, each for as
-/// many of the first of its t rows as it says.
+/// many of the first of its t rows as it says. The target gets the sum times `factor`.
 struct Reduce<'a, E> {
     sum: *mut f32,
     more: &'a [(*mut f32, usize)],
     t: usize,
     d: usize,
+    factor: f32,
     target: Rows<E>,
 }
 
 impl<E: Element> Kernel for Reduce<'_, E> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
-        let Self { sum, more, t, d, target } = self;
+        let Self { sum, more, t, d, factor, target } = self;
         let width = d.next_multiple_of(LANES);
         // SAFETY: t rows of `sum`, and no more of the others.
         unsafe {
@@ -287,7 +307,7 @@ impl<E: Element> Kernel for Reduce<'_, E> {
                     S::store(sum.add(i), S::add(S::load(sum.add(i)), S::load(more.add(i))));
                 }
             }
-            unpack::<S, E>(sum, [t, d], 1.0, target);
+            unpack::<S, E>(sum, [t, d], factor, target);
         }
     }
 }

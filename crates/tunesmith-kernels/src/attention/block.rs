@@ -1,4 +1,6 @@
-//! Rows as fp32 in memory of our own, padded so that tiles never need an edge.
+//! Rows in memory of our own, padded so that tiles never need an edge, and zipped as products want them.
+//!
+//! C is what is multiplied: fp32, or bf16 in pairs where the CPU has an instruction for those ([`Element::STEP`]).
 
 use super::AttentionShape;
 use crate::{
@@ -6,8 +8,8 @@ use crate::{
     parallel::{Shared, for_each},
     simd::{self, Kernel, LANES, Simd},
 };
-use std::cell::RefCell;
-use tch::{Device, Kind, Tensor};
+use std::{cell::RefCell, marker::PhantomData};
+use tch::{Device, Tensor};
 
 /// Queries of a block.
 pub(super) const QUERIES: usize = 64;
@@ -84,23 +86,24 @@ impl Layout {
     }
 }
 
-/// Keys or values as fp32, each document padded to whole tiles: (K, rows, D').
-pub(super) struct Padded {
+/// Keys or values, each document padded to whole tiles: (K, rows, D').
+pub(super) struct Padded<C> {
     rows: Option<Tensor>,
     tiles: Option<Tensor>,
     starts: Vec<usize>,
     per_head: usize,
     width: usize,
+    of: PhantomData<C>,
 }
 
-impl Padded {
-    /// Widens `x`, as rows, as transposed tiles, or both.
+impl<C: Element> Padded<C> {
+    /// Copies `x` as rows, zipped with their neighbours, as transposed tiles of zipped columns, or both.
     pub(super) fn new(x: &Tensor, layout: &Layout, rows: bool, tiles: bool) -> Self {
         let (starts, total) = layout.padded();
         let width = layout.d.next_multiple_of(LANES);
         let memory = |wanted: bool| {
             let size = [(layout.n_head * total * width) as i64];
-            wanted.then(|| Tensor::empty(size, (Kind::Float, Device::Cpu)))
+            wanted.then(|| Tensor::empty(size, (C::KIND, Device::Cpu)))
         };
         let padded = Self {
             rows: memory(rows),
@@ -108,6 +111,7 @@ impl Padded {
             starts,
             per_head: total * width,
             width,
+            of: PhantomData,
         };
         by_kind!(x.kind(), E => padded.fill::<E>(x, layout));
         padded
@@ -125,7 +129,7 @@ impl Padded {
                     at: x.get().add(offset + head * layout.head),
                     row: layout.row,
                 };
-                simd::run(Widen {
+                simd::run(Copy {
                     before: rows(first),
                     n_before,
                     from: rows(offset),
@@ -139,41 +143,41 @@ impl Padded {
     }
 
     /// The rows of a document of a head.
-    pub(super) fn rows(&self, head: usize, doc: usize) -> *mut f32 {
+    pub(super) fn rows(&self, head: usize, doc: usize) -> *mut C {
         self.part(&self.rows, head, doc)
     }
 
     /// Its transposed tiles.
-    pub(super) fn tiles(&self, head: usize, doc: usize) -> *mut f32 {
+    pub(super) fn tiles(&self, head: usize, doc: usize) -> *mut C {
         self.part(&self.tiles, head, doc)
     }
 
-    fn part(&self, of: &Option<Tensor>, head: usize, doc: usize) -> *mut f32 {
+    fn part(&self, of: &Option<Tensor>, head: usize, doc: usize) -> *mut C {
         let Some(tensor) = of else { return std::ptr::null_mut() };
-        memory::<f32>(tensor).wrapping_add(head * self.per_head + self.starts[doc] * self.width)
+        memory::<C>(tensor).wrapping_add(head * self.per_head + self.starts[doc] * self.width)
     }
 }
 
 // SAFETY: tasks only take pointers out of it; the tensors themselves stay with the thread that made them.
-unsafe impl Sync for Padded {}
+unsafe impl<C> Sync for Padded<C> {}
 
 /// The first `n_before` of `n` rows come from one place, the others from another.
-struct Widen<E> {
+struct Copy<E, C> {
     before: Rows<E>,
     n_before: usize,
     from: Rows<E>,
     n: usize,
     d: usize,
-    rows: *mut f32,
-    tiles: *mut f32,
+    rows: *mut C,
+    tiles: *mut C,
 }
 
-impl<E: Element> Kernel for Widen<E> {
+impl<E: Element, C: Element> Kernel for Copy<E, C> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
         let Self { before, n_before, from, n, d, rows, tiles } = self;
         let width = d.next_multiple_of(LANES);
-        let mut lines = [0.0f32; LANES * LANES];
+        let mut lines = [C::default(); LANES * LANES];
         for row in (0..n.next_multiple_of(TILE)).step_by(LANES) {
             // SAFETY: rows below n; of those beyond, none is read.
             let sources: [*mut E; LANES] = std::array::from_fn(|r| unsafe {
@@ -190,21 +194,30 @@ impl<E: Element> Kernel for Widen<E> {
                         let left = if row + r < n { d.saturating_sub(col) } else { 0 };
                         let at = if left > 0 { col } else { 0 };
                         let x = E::load_some::<S>(source.add(at), left);
-                        if !rows.is_null() {
-                            S::store(rows.add((row + r) * width + col), x);
+                        C::store::<S>(lines.as_mut_ptr().add(r * LANES), x);
+                    }
+                }
+                if !rows.is_null() {
+                    for r in (0..LANES).step_by(C::STEP) {
+                        // SAFETY: as above; `lines` has LANES rows.
+                        unsafe {
+                            let x = C::zip::<S>(lines.as_ptr().add(r * LANES), LANES);
+                            C::store_run::<S>(rows.add((row + r) * width + col * C::STEP), x);
                         }
-                        S::store(lines.as_mut_ptr().add(r * LANES), x);
                     }
                 }
                 if tiles.is_null() {
                     continue;
                 }
-                let tile = row / TILE * TILE * width + row % TILE;
-                for c in 0..LANES {
+                let tile = row / TILE * TILE * width + row % TILE * C::STEP;
+                for c in (0..LANES).step_by(C::STEP) {
                     for r in 0..LANES {
-                        // SAFETY: inside the tile of `row`.
-                        unsafe {
-                            *tiles.add(tile + (col + c) * TILE + r) = lines[r * LANES + c];
+                        for i in 0..C::STEP {
+                            // SAFETY: inside the tile of `row`.
+                            unsafe {
+                                *tiles.add(tile + (col + c) * TILE + r * C::STEP + i) =
+                                    lines[r * LANES + c + i];
+                            }
                         }
                     }
                 }
@@ -213,17 +226,16 @@ impl<E: Element> Kernel for Widen<E> {
     }
 }
 
-/// `n` rows of `d` → `padded_n` rows of d rounded up, times `factor`; zeros around.
+/// `n` rows of `d` → `padded_n` rows of d rounded up, zeros around.
 ///
 /// # Safety
 /// The rows exist; `to` has room.
 #[inline(always)]
-pub(super) unsafe fn pack<S: Simd, E: Element>(
+pub(super) unsafe fn pack<S: Simd, E: Element, C: Element>(
     from: Rows<E>,
     [n, d]: [usize; 2],
     padded_n: usize,
-    factor: f32,
-    to: *mut f32,
+    to: *mut C,
 ) {
     let width = d.next_multiple_of(LANES);
     // SAFETY: the caller's.
@@ -231,12 +243,38 @@ pub(super) unsafe fn pack<S: Simd, E: Element>(
         for row in 0..n {
             let (from, to) = (from.at.add(row * from.row), to.add(row * width));
             for i in (0..width).step_by(LANES) {
-                let x = E::load_some::<S>(from.add(i), d - i);
-                S::store(to.add(i), S::mul(x, S::splat(factor)));
+                C::store::<S>(to.add(i), E::load_some::<S>(from.add(i), d - i));
             }
         }
         std::ptr::write_bytes(to.add(n * width), 0, (padded_n - n) * width);
     }
+}
+
+/// `n` rows (an even number), `row` elements apart, of `width` each → the same, zipped, `to_row` elements apart. Rows that
+/// need no zipping stay where they are.
+///
+/// # Safety
+/// The rows exist; `to` has room, unless [`Element::STEP`] is 1.
+#[inline(always)]
+pub(super) unsafe fn zip<S: Simd, C: Element>(
+    from: *mut C,
+    row: usize,
+    [n, width]: [usize; 2],
+    (to, to_row): (*mut C, usize),
+) -> *mut C {
+    if C::STEP == 1 {
+        return from;
+    }
+    for first in (0..n).step_by(C::STEP) {
+        for i in (0..width).step_by(LANES) {
+            // SAFETY: the caller's.
+            unsafe {
+                let x = C::zip::<S>(from.add(first * row + i), row);
+                C::store_run::<S>(to.add(first * to_row + i * C::STEP), x);
+            }
+        }
+    }
+    to
 }
 
 /// `n` rows of fp32, `d` rounded up wide, times `factor` → rows of a tensor.

@@ -1,4 +1,4 @@
-//! The forward pass: keys and values are widened once, then a task is a block of queries of one head. Its scores live
+//! The forward pass: keys and values are copied once, as products want them, then a task is a block of queries of one head. Its scores live
 //! in L2, the softmax is kept online.
 
 use super::{
@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     cuda,
-    element::{Element, by_kind, memory},
+    element::{Element, by_factor, memory},
     gemm::{self, Gemm},
     parallel::{Shared, for_each},
-    simd::{self, Kernel, LANES, Simd},
+    simd::{Kernel, LANES, Simd},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -37,20 +37,20 @@ pub(super) fn blocks(
     docs: &[(usize, usize)],
     layout: &Layout,
 ) {
-    let keys = Padded::new(k, layout, false, true);
-    let values = Padded::new(v, layout, true, false);
-    by_kind!(q.kind(), E => attend::<E>(q, [&keys, &values], out, lse, shape, docs, layout));
+    by_factor!(q.kind(), E, C => attend::<E, C>(q, [k, v], out, lse, shape, docs, layout));
 }
 
-fn attend<E: Element>(
+fn attend<E: Element, C: Element>(
     q: &Tensor,
-    [keys, values]: [&Padded; 2],
+    [k, v]: [&Tensor; 2],
     out: &Tensor,
     lse: Option<&Tensor>,
     shape: &AttentionShape,
     docs: &[(usize, usize)],
     layout: &Layout,
 ) {
+    let keys = Padded::<C>::new(k, layout, false, true);
+    let values = Padded::<C>::new(v, layout, true, false);
     let [n, h, d] = [0, 1, 2].map(|i| q.size()[i] as usize);
     let group = h / layout.n_head;
     let mut tasks: Vec<(usize, usize, usize)> = docs
@@ -75,7 +75,7 @@ fn attend<E: Element>(
             unsafe {
                 let rows =
                     |x: Shared<E>| Rows { at: x.get().add(head * d), row: h * d }.skip(start + at);
-                simd::run(Block {
+                C::run(Block {
                     q: rows(q),
                     keys: keys.tiles(head / group, doc),
                     values: values.rows(head / group, doc),
@@ -94,10 +94,10 @@ fn attend<E: Element>(
 }
 
 /// A block of queries of one head against all keys they see.
-struct Block<E> {
+struct Block<E, C> {
     q: Rows<E>,
-    keys: *const f32,
-    values: *const f32,
+    keys: *const C,
+    values: *const C,
     out: Rows<E>,
     lse: Option<*mut f32>,
     n_queries: usize,
@@ -109,16 +109,17 @@ struct Block<E> {
     scratch: [*mut f32; 5],
 }
 
-impl<E: Element> Kernel for Block<E> {
+impl<E: Element, C: Element> Kernel for Block<E, C> {
     #[inline(always)]
     unsafe fn body<S: Simd>(self) {
         let Self { q, keys, values, out, lse, n_queries, first, d, scale, reach, scratch } = self;
         let [query, scores, acc, max, sum] = scratch;
+        let query = query.cast::<C>();
         let width = d.next_multiple_of(LANES);
         let m = n_queries.next_multiple_of(gemm::ROWS);
         // SAFETY: scratch has the sizes that `attend` asked for; keys and values are padded to whole tiles.
         unsafe {
-            pack::<S, E>(q, [n_queries, d], m, scale, query);
+            pack::<S, E, C>(q, [n_queries, d], m, query);
             for row in 0..m {
                 *max.add(row) = f32::NEG_INFINITY;
                 *sum.add(row) = 0.0;
@@ -129,15 +130,15 @@ impl<E: Element> Kernel for Block<E> {
             while from < end {
                 let n = KEYS.min(end - from).next_multiple_of(LANES);
                 for tile in (0..n).step_by(TILE) {
-                    S::gemm(&Gemm {
+                    C::gemm::<S>(&Gemm {
                         m,
                         n: TILE.min(n - tile),
-                        steps: width,
+                        steps: width / C::STEP,
                         a: query,
                         a_row: width,
-                        a_step: 1,
+                        a_step: C::STEP,
                         b: keys.add((from + tile) * width),
-                        b_step: TILE,
+                        b_step: TILE * C::STEP,
                         c: scores.add(tile),
                         c_row: KEYS,
                         add: false,
@@ -149,17 +150,18 @@ impl<E: Element> Kernel for Block<E> {
                     let high = high.saturating_sub(from).min(n).max(low);
                     let acc = (acc.add(row * width), width);
                     let scores = scores.add(row * KEYS);
-                    softmax::<S>(scores, [low, high, n], max.add(row), sum.add(row), acc);
+                    let so_far = (max.add(row), sum.add(row));
+                    softmax::<S, C>(scores, [low, high, n], scale, so_far, acc);
                 }
-                S::gemm(&Gemm {
+                C::gemm::<S>(&Gemm {
                     m,
                     n: width,
-                    steps: n,
-                    a: scores,
-                    a_row: KEYS,
-                    a_step: 1,
+                    steps: n / C::STEP,
+                    a: scores.cast::<C>(),
+                    a_row: KEYS * C::STEP, // a row of C stands where its scores stood
+                    a_step: C::STEP,
                     b: values.add(from * width),
-                    b_step: width,
+                    b_step: width * C::STEP,
                     c: acc,
                     c_row: width,
                     add: true,
@@ -177,19 +179,21 @@ impl<E: Element> Kernel for Block<E> {
     }
 }
 
-/// One row of scores → its unnormalised probabilities, 0 outside low..high; what was gathered before is rescaled.
+/// One row of scores → its unnormalised probabilities, 0 outside low..high, in the same place; what was gathered before is
+/// rescaled.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(
+unsafe fn softmax<S: Simd, C: Element>(
     row: *mut f32,
     [low, high, n]: [usize; 3],
-    max: *mut f32,
-    sum: *mut f32,
+    scale: f32,
+    (max, sum): (*mut f32, *mut f32),
     (acc, width): (*mut f32, usize),
 ) {
+    let p = row.cast::<C>();
     // SAFETY: the caller's: n scores, width sums.
     unsafe {
         if low >= high {
-            std::ptr::write_bytes(row, 0, n);
+            std::ptr::write_bytes(p, 0, n);
             return;
         }
         for i in (0..low).chain(high..n) {
@@ -199,17 +203,18 @@ unsafe fn softmax<S: Simd>(
         for i in (0..n).step_by(LANES) {
             largest = S::max(largest, S::load(row.add(i)));
         }
-        let new = S::largest(largest).max(*max);
+        let new = (S::largest(largest) * scale).max(*max);
         let shrink = (*max - new).exp();
         let mut total = S::splat(0.0);
         for i in (0..n).step_by(LANES) {
-            let p = S::exp(S::sub(S::load(row.add(i)), S::splat(new)));
-            S::store(row.add(i), p);
-            total = S::add(total, p);
+            let x = S::fma(S::load(row.add(i)), S::splat(scale), S::splat(-new));
+            let x = S::exp(x);
+            C::store::<S>(p.add(i), x);
+            total = S::add(total, x);
         }
         // e^−∞ came out as 2⁻¹²⁶, which no sum notices; a hidden value must not be read at all.
-        std::ptr::write_bytes(row, 0, low);
-        std::ptr::write_bytes(row.add(high), 0, n - high);
+        std::ptr::write_bytes(p, 0, low);
+        std::ptr::write_bytes(p.add(high), 0, n - high);
         *sum = *sum * shrink + S::sum(total);
         if shrink != 1.0 {
             for i in (0..width).step_by(LANES) {
