@@ -42,6 +42,18 @@ CASES = {
     "qwen3-all": ("qwen3", dict(target_modules="all-linear", r=2)),
     "gpt2-lora": ("gpt2", dict(target_modules=["c_attn", "c_proj"])),
     "gpt2-dora-bias": ("gpt2", dict(target_modules=["c_attn", "wte"], use_dora=True, bias="all")),
+    "llama-tokens": ("llama3", dict(target_modules=["q_proj"], trainable_token_indices=[5, 90, 17])),
+    "llama-tokens-both": (
+        "llama3",
+        dict(target_modules=["v_proj"], trainable_token_indices={"embed_tokens": [3, 8], "lm_head": [8, 50, 2]}, use_dora=True),
+    ),
+    "llama-tokens-save": ("llama3", dict(target_modules=["q_proj"], trainable_token_indices=[9], modules_to_save=["lm_head"])),
+    "qwen2-tokens": ("qwen2", dict(target_modules=["q_proj"], trainable_token_indices=[7, 4], bias="all")),
+    "qwen2-tokens-both": (
+        "qwen2",
+        dict(target_modules=["o_proj"], trainable_token_indices={"embed_tokens": [7, 4], "lm_head": [7, 4]}),
+    ),
+    "gpt2-tokens": ("gpt2", dict(target_modules=["c_attn"], trainable_token_indices=[30, 1])),
     "mistral-window": ("mistral-window", dict(target_modules="all-linear", r=1, lora_alpha=1)),
 }  # fmt: skip
 
@@ -56,10 +68,17 @@ def settle(text: str) -> str:
     return json.dumps(config, indent=2, sort_keys=True)
 
 
+def with_tokens(ids: list[int], settings: dict) -> list[int]:
+    """`ids` with the trained tokens among them, so that their rows are read."""
+    tokens = settings.get("trainable_token_indices", [])
+    tokens = tokens["embed_tokens"] if isinstance(tokens, dict) else tokens
+    return tokens + ids[len(tokens) :]
+
+
 def main() -> None:
     for name, (base, settings) in CASES.items():
         model = load(MODELS / base)
-        ids = random_ids(f"adapters {name}", 23, model.config.vocab_size)
+        ids = with_tokens(random_ids(f"adapters {name}", 23, model.config.vocab_size), settings)
         tokens = torch.tensor([ids])
         with torch.no_grad():
             plain = model(tokens).logits[0].clone()

@@ -1,4 +1,5 @@
-"""Writes grown/<name>/: adapters that bring tokens, as PEFT saves them after `resize_token_embeddings`.
+"""Writes grown/<name>/: adapters that bring tokens, as PEFT saves them after `resize_token_embeddings`, where both tables
+are trained whole, and where three rows are.
 
 Each folder holds `adapter_config.json` and `adapter_model.safetensors` exactly as PEFT wrote them (but for the base's
 path), with the copies of embedding and head that it adds where a vocabulary has another size than the base's, and
@@ -17,11 +18,18 @@ from adapters import settle
 from common import HERE, MODELS, generator, load, random_ids
 
 N_NEW = 5
-CASES = {"llama": "llama3", "qwen2": "qwen2"}  # a head of its own, and a tied one
+WHOLE = dict(modules_to_save=["embed_tokens", "lm_head"])
+ROWS = dict(trainable_token_indices=[97, 5, 99])  # of the five new ones two, and an old one
+CASES = {
+    "llama": ("llama3", WHOLE),  # a head of its own
+    "qwen2": ("qwen2", WHOLE),  # a tied one
+    "llama-rows": ("llama3", ROWS),
+    "qwen2-rows": ("qwen2", ROWS),
+}
 
 
 def main() -> None:
-    for name, base in CASES.items():
+    for name, (base, trained) in CASES.items():
         model = load(MODELS / base)
         n_old = model.config.vocab_size
         tables = [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -31,7 +39,7 @@ def main() -> None:
         tables = [model.get_input_embeddings(), model.get_output_embeddings()]
         spread = [(table.weight.detach()[n_old:] - mean).abs().max() for table, mean in zip(tables, means)]
         settings = dict(r=4, lora_alpha=8, task_type="CAUSAL_LM", target_modules=["q_proj"])
-        peft = get_peft_model(model, LoraConfig(**settings, modules_to_save=["embed_tokens", "lm_head"])).eval()
+        peft = get_peft_model(model, LoraConfig(**settings, **trained)).eval()
         for key, parameter in peft.named_parameters():
             if parameter.requires_grad:
                 parameter.data += torch.randn(parameter.shape, generator=generator(f"{name} {key}")) * 0.1

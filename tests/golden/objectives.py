@@ -76,18 +76,21 @@ def unpaired() -> Dataset:
     return Dataset.from_list(rows)
 
 
-def adapter(kind: str, model):
+TOKENS = list(range(20, 32))
+
+
+def adapter(kind: str, model, base=BASE):
     """The initial adapter of `kind`, made once; B is zero."""
     folder = OUT / "initial" / kind
     if not (folder / "adapter_config.json").exists():
         task = "SEQ_CLS" if kind == "score" else "CAUSAL_LM"
-        extra = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}.get(kind, {})
+        extra = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}, "tokens": {"trainable_token_indices": {"embed_tokens": TOKENS, "lm_head": TOKENS[3:]}}, "tokens-tied": {"trainable_token_indices": TOKENS}}.get(kind, {})
         torch.manual_seed(7)
         fresh = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type=task, **extra))
         fresh.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)
         config = json.loads((folder / "adapter_config.json").read_text())
-        config["base_model_name_or_path"] = BASE.name
+        config["base_model_name_or_path"] = base.name
         config["target_modules"] = sorted(config["target_modules"])
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
         model = fresh.unload()
@@ -248,9 +251,9 @@ def reward() -> None:
         run("reward", trainer.model, chunks(trainer), loss_of, pair_docs, {"center_coefficient": 0.05})
 
 
-def sft(kind: str) -> None:
+def sft(kind: str, base=BASE) -> None:
     """The plain loop of sft.py around PEFT: Σ NLL ÷ trained tokens."""
-    model = adapter(kind, load(BASE))
+    model = adapter(kind, load(base), base)
 
     def batches():
         for step in range(STEPS):
@@ -310,6 +313,8 @@ def main() -> None:
     reward()
     for kind in ["lora", "dora", "rslora"]:
         sft(kind)
+    sft("tokens")
+    sft("tokens-tied", MODELS / "qwen2")
     for base in ["gpt2", "llama3"]:
         for n_labels in [3, 22]:
             classify(base, n_labels)

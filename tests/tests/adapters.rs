@@ -5,7 +5,9 @@
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{LoadOptions, LoraConfig, LoraInit, Modules, Pass, Ragged, Transformer};
+use tunesmith_model::{
+    LoadOptions, LoraConfig, LoraInit, Modules, Pass, Ragged, TokenIndices, Transformer,
+};
 use tunesmith_tests::*;
 
 const CLOSE: f64 = 1e-5;
@@ -91,11 +93,12 @@ fn kinds() -> Vec<LoraConfig> {
         LoraConfig { use_rslora: true, init: LoraInit::Gaussian, ..plain.clone() },
         LoraConfig { use_dora: true, ..plain.clone() },
         LoraConfig { init: LoraInit::Pissa, ..plain.clone() },
+        LoraConfig { target_modules: names(&["embed_tokens", "q_proj"]), ..plain.clone() },
         LoraConfig {
-            target_modules: names(&["embed_tokens", "q_proj"]),
-            modules_to_save: vec!["lm_head".into()],
-            ..plain
+            trainable_token_indices: TokenIndices::Embedding(vec![3, 95, 0]),
+            ..plain.clone()
         },
+        LoraConfig { modules_to_save: vec!["lm_head".into()], ..plain },
     ]
 }
 
@@ -120,7 +123,7 @@ fn a_fresh_adapter_changes_no_logit() {
 fn several_adapters_share_a_base() {
     let mut model = load(&golden("models/llama3"), false);
     let ids: Vec<u32> = (0..30).map(|i| i * 11 % 96).collect();
-    let names = ["llama-lora", "llama-dora", "llama-save"];
+    let names = ["llama-lora", "llama-dora", "llama-tokens-both", "llama-save", "llama-tokens"];
     let alone: Vec<Tensor> = names
         .iter()
         .map(|name| {

@@ -5,7 +5,11 @@
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-use tunesmith_model::{LoraConfig, Modules, Pattern, TensorFile, Transformer, write_tensors};
+use tunesmith_model::{
+    LoraConfig, Modules, Pattern, TensorFile,
+    TokenIndices::{self, Embedding},
+    Transformer, write_tensors,
+};
 use tunesmith_tests::*;
 
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -30,6 +34,8 @@ fn every_tensor_is_demanded_by_name_shape_and_value() {
         ("llama-save", "llama3"),
         ("gpt2-lora", "gpt2"),
         ("llama-embed", "llama3"),
+        ("llama-tokens-both", "llama3"),
+        ("qwen2-tokens", "qwen2"),
     ] {
         let dir = golden(&format!("adapters/{name}"));
         let file = TensorFile::open(&dir.join(WEIGHTS)).unwrap();
@@ -101,7 +107,38 @@ fn settings_that_cannot_be_are_named() {
     let names = |names: &[&str]| Modules::Names(names.iter().map(|&n| n.to_owned()).collect());
     let pattern = |text: &str| Pattern::try_from(text.to_owned()).unwrap();
     let plain = || LoraConfig { r: 4, ..LoraConfig::default() };
+    let tokens = |trainable_token_indices| LoraConfig { trainable_token_indices, ..plain() };
+    let by_module = |lists: &[(&str, &[i64])]| {
+        let lists = lists.iter().map(|(name, ids)| ((*name).to_owned(), ids.to_vec()));
+        tokens(TokenIndices::Modules(lists.collect()))
+    };
     let cases: Vec<(LoraConfig, &[&str])> = vec![
+        (
+            tokens(Embedding(vec![3, 96])),
+            &["model.embed_tokens: expected tokens below 96, found 96"],
+        ),
+        (tokens(Embedding(vec![-1])), &["`trainable_token_indices`", "at least 0, found -1"]),
+        (tokens(Embedding(vec![4, 2, 4])), &["expected each token once, found 4 twice"]),
+        (by_module(&[("lm_head", &[])]), &["expected at least one token, found none for lm_head"]),
+        (by_module(&[("lm_head", &[200])]), &["lm_head: expected tokens below 96, found 200"]),
+        (
+            by_module(&[("q_proj", &[1])]),
+            &["expected model.embed_tokens or lm_head, found \"q_proj\""],
+        ),
+        (
+            LoraConfig {
+                modules_to_save: vec!["embed_tokens".into()],
+                ..tokens(Embedding(vec![1]))
+            },
+            &["model.embed_tokens: is trained whole by `modules_to_save`; choose one"],
+        ),
+        (
+            LoraConfig {
+                target_modules: names(&["lm_head", "q_proj"]),
+                ..by_module(&[("lm_head", &[1])])
+            },
+            &["lm_head: is adapted by `target_modules`; choose one"],
+        ),
         (LoraConfig { r: 0, ..plain() }, &["`r`", "at least 1", "found 0"]),
         (
             LoraConfig { r: 33, ..plain() },
@@ -193,7 +230,7 @@ fn configurations_that_cannot_be_are_named() {
     let place = tempfile::tempdir().unwrap();
     std::fs::copy(dir.join(WEIGHTS), place.path().join(WEIGHTS)).unwrap();
     let text = std::fs::read_to_string(dir.join(CONFIG)).unwrap();
-    let cases: [(&str, Value, &[&str]); 13] = [
+    let cases: [(&str, Value, &[&str]); 15] = [
         ("peft_type", json!("IA3"), &["`peft_type`", "LORA"]),
         ("r", json!(0), &["`r`"]),
         ("r", json!("four"), &["`r`", "found \"four\""]),
@@ -203,7 +240,9 @@ fn configurations_that_cannot_be_are_named() {
         ("target_modules", json!(7), &["`target_modules`"]),
         ("use_qalora", json!(true), &["`use_qalora`", "does not have it"]),
         ("alora_invocation_tokens", json!([1, 2]), &["`alora_invocation_tokens`"]),
-        ("trainable_token_indices", json!([3]), &["`trainable_token_indices`"]),
+        ("trainable_token_indices", json!("3"), &["`trainable_token_indices`", "token ids"]),
+        ("trainable_token_indices", json!([3, 3]), &["`trainable_token_indices`", "3 twice"]),
+        ("trainable_token_indices", json!([3]), &["trainable_tokens_delta", "no such tensor"]),
         ("init_lora_weights", json!("olora"), &["`init_lora_weights`"]),
         ("bias", json!("some"), &["`bias`", "lora_only"]),
         ("use_dora", json!(true), &["lora_magnitude_vector", "no such tensor"]),

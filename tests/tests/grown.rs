@@ -11,7 +11,8 @@ use tunesmith_model::{
 };
 use tunesmith_tests::*;
 
-const CASES: [(&str, &str); 2] = [("llama", "llama3"), ("qwen2", "qwen2")];
+const CASES: [(&str, &str); 4] =
+    [("llama", "llama3"), ("qwen2", "qwen2"), ("llama-rows", "llama3"), ("qwen2-rows", "qwen2")];
 
 fn logits_with(model: &Transformer, ids: &[u32], adapter: Option<usize>) -> Tensor {
     let mut pass = Pass { adapter, ..Pass::default() };
@@ -83,7 +84,10 @@ fn adapters_that_bring_tokens_are_read_and_written_back() {
         let [ours, peft] = [&written, &adapter]
             .map(|dir| TensorFile::open(&dir.join("adapter_model.safetensors")).unwrap());
         let copies = |name: &String| {
-            name.contains(".modules_to_save.") || name.contains(".original_module.")
+            // Rows of a tied head are those of the embedding.
+            name.contains(".modules_to_save.")
+                || name.contains(".original_module.")
+                || base == "qwen2" && name.contains("lm_head.token_adapter.trainable_tokens_delta")
         };
         let mut names = peft.names();
         names.retain(|name| !copies(name));
@@ -137,16 +141,27 @@ fn new_tokens_are_trained_and_travel_with_the_model() {
     assert!(losses[7] < losses[0], "{losses:?}");
     place.ok("generate --model runs/sft-full --prompt <|ask|> --max-new-tokens 3");
 
-    // An adapter trains both tables whole, and its base stays as it is.
+    // An adapter trains both tables whole where it is asked to, and else the rows of these tokens alone.
+    let whole = "--set model.dtype=fp32 --set adapter.modules_to_save=[\"embed_tokens\"]";
+    place.ok(&line("sft-lora", whole).replace("--out runs/sft-lora", "--out runs/whole"));
+    let config = place.json("runs/whole/final/adapter_config.json");
+    assert_eq!(config["modules_to_save"], json!(["embed_tokens", "lm_head"]));
+    assert!(config.get("trainable_token_indices").is_none(), "{config}");
     place.ok(&line("sft-lora", "--set model.dtype=fp32"));
     let config = place.json("runs/sft-lora/final/adapter_config.json");
-    assert_eq!(config["modules_to_save"], json!(["embed_tokens", "lm_head"]));
+    assert_eq!(config["modules_to_save"], Value::Null);
+    let im_end = id("<|im_end|>").unwrap();
+    assert_eq!(config["trainable_token_indices"], json!([2048, im_end, 2049]));
+    let size =
+        |run: &str| place.bytes(&format!("runs/{run}/final/adapter_model.safetensors")).len();
+    assert!(size("sft-lora") < size("whole") / 2, "{} {}", size("sft-lora"), size("whole"));
     let score = |model: &str| -> Value {
         let line = place
             .ok(&format!("score {model} --data rows.jsonl --rows 1 --json --dtype fp32"))
             .stdout;
         serde_json::from_str(line.lines().next().unwrap()).unwrap()
     };
+    place.ok("score --model tiny --adapter runs/whole --data rows.jsonl --rows 1");
     let with = score("--model tiny --adapter runs/sft-lora");
     assert!(with["ids"].as_array().unwrap().contains(&json!(2049)), "{with}");
     place.ok("merge --model tiny --adapter runs/sft-lora --out merged --dtype fp32");

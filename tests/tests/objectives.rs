@@ -71,7 +71,7 @@ fn preference(golden: &Value, losses: &[(&str, f64)], reference: Option<Referenc
 
 /// The base with the initial adapter of this kind.
 fn with_adapter(kind: &str) -> Transformer {
-    let dir = golden("models/llama3");
+    let dir = golden(if kind == "tokens-tied" { "models/qwen2" } else { "models/llama3" });
     let mut config = Config::from_dir(&dir).unwrap();
     if kind == "score" {
         config = config.into_classifier(&["LABEL_0".to_owned()]);
@@ -213,6 +213,18 @@ fn a_reward_model_agrees_with_trl() {
 fn adapters_learn_from_conversations_as_in_peft() {
     for kind in ["lora", "dora", "rslora"] {
         check(&format!("sft-{kind}"), &with_adapter(kind), &Sft);
+    }
+    // Rows of a few tokens: of two tables, and of one that is both embedding and head.
+    for (kind, n_rows) in [("tokens", 12 + 9), ("tokens-tied", 12)] {
+        let model = with_adapter(kind);
+        check(&format!("sft-{kind}"), &model, &Sft);
+        // No table has a gradient, nor moments: the rows are all that is trained of 96 tokens.
+        assert!(
+            model.base_params().iter().all(|p| !p.trainable() && p.main_grad().take().is_none())
+        );
+        let rows = model.params().iter().filter(|p| p.name.contains("token_adapter"));
+        let numbers: usize = rows.map(|p| p.tensor.numel()).sum();
+        assert_eq!(numbers, n_rows * model.config.hidden_size as usize, "{kind}");
     }
 }
 

@@ -10,6 +10,7 @@
 //! again.
 
 use crate::{KvCache, ModelError, Pass, Ragged, Transformer};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tch::{Device, Kind, Tensor};
 use tunesmith_kernels::cuda::Graph;
 
@@ -26,12 +27,25 @@ pub(crate) struct Recorded {
     graph: Option<(Graph, Tensor)>,
 }
 
-/// What a recording holds for: the weights by where they lie, the adapter, and how much of the cache is seen.
+/// What a recording holds for: the model as it is made up, the adapter, and how much of the cache is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MadeFor {
-    weights: usize,
+    makeup: Makeup,
     adapter: Option<usize>,
     visible: i64,
+}
+
+/// A number for which tensors a model computes with: no two models have the same, nor has one model before and after an
+/// adapter came, went or was merged. New values in the same tensors are no change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Makeup(u64);
+
+impl Makeup {
+    /// One that was never there before in this process.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl Transformer {
@@ -63,9 +77,8 @@ impl Transformer {
             return Ok(self.head().logits(&hidden, &pass));
         }
         self.check(&ragged)?;
-        let weights = self.embedding().data_ptr() as usize;
-        let made_for = MadeFor { weights, adapter, visible: visible(cache) };
-        match cache.recorded.take().filter(|recorded| recorded.made_for == made_for) {
+        let made_for = self.made_for(adapter, cache);
+        match recorded(cache, made_for) {
             Some(recorded) => self.replay(recorded, &ragged, cache),
             None => {
                 let on_device = ragged.on(device);
@@ -75,6 +88,10 @@ impl Transformer {
                 Ok(logits)
             }
         }
+    }
+
+    fn made_for(&self, adapter: Option<usize>, cache: &KvCache) -> MadeFor {
+        MadeFor { makeup: self.makeup, adapter, visible: visible(cache) }
     }
 
     /// Fills in the new tokens and starts the graph, which the first call records: by then every kernel has run once.
@@ -135,6 +152,11 @@ impl Transformer {
     }
 }
 
+/// Takes the step that the cache remembers, where it can be made again.
+fn recorded(cache: &mut KvCache, made_for: MadeFor) -> Option<Recorded> {
+    cache.recorded.take().filter(|recorded| recorded.made_for == made_for)
+}
+
 /// How much of the cache a step sees: room for the longest sequence with its next token.
 fn visible(cache: &KvCache) -> i64 {
     let longest = cache.lens().iter().copied().max().unwrap_or(0) + 1;
@@ -144,7 +166,7 @@ fn visible(cache: &KvCache) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, LoadOptions};
+    use crate::{Config, LoadOptions, LoraConfig};
 
     fn model(kind: Kind, window: Option<i64>) -> Transformer {
         let dir = tempfile::tempdir().unwrap();
@@ -178,7 +200,7 @@ mod tests {
                 let expected = model.decode(&ids, &mut ordinary, None).unwrap();
                 let docs: Vec<&[u32]> = ids.chunks(1).collect();
                 let ragged = Ragged::from_positions(&docs, cache.lens(), Device::Cpu);
-                let made_for = MadeFor { weights: 0, adapter: None, visible: visible(&cache) };
+                let made_for = model.made_for(None, &cache);
                 assert!(model.steps_together());
                 let found = tch::no_grad(|| model.step(&ragged, made_for, &mut cache)).unwrap();
                 let error =
@@ -188,6 +210,47 @@ mod tests {
             }
             assert_eq!(cache.lens(), [8, 5, 3]);
         }
+    }
+
+    /// A graph reads the tensors that were there when it was recorded: an adapter under the number of another is not it.
+    #[test]
+    fn a_recorded_step_is_not_repeated_for_another_adapter() {
+        let mut model = model(Kind::Float, None);
+        let mut cache = prefilled(&model, 300);
+        let config = LoraConfig { r: 2, ..LoraConfig::default() };
+        let record = |model: &Transformer, cache: &mut KvCache| {
+            let made_for = model.made_for(Some(0), cache);
+            let [tokens, positions] =
+                [(); 2].map(|()| Tensor::zeros([3], (Kind::Int64, Device::Cpu)));
+            cache.recorded = Some(Recorded { made_for, tokens, positions, graph: None });
+        };
+        let holds = |model: &Transformer, cache: &mut KvCache| {
+            let made_for = model.made_for(Some(0), cache);
+            recorded(cache, made_for).is_some()
+        };
+        model.add_adapter(&config, 1, false).unwrap();
+        record(&model, &mut cache);
+        // Values that change where they lie, as in training, are read anew by every start.
+        let values = model.adapters()[0].params()[0].tensor.shallow_clone();
+        let _ = tch::no_grad(|| values.set_requires_grad(false).fill_(1.0));
+        assert!(holds(&model, &mut cache));
+        let changes: [fn(&mut Transformer, &LoraConfig); 4] = [
+            |model, config| {
+                model.drop_adapter();
+                model.add_adapter(config, 2, false).unwrap();
+            },
+            |model, config| _ = model.add_adapter(config, 3, false).unwrap(),
+            |model, _| model.drop_adapter(),
+            |model, _| model.merge_adapter(),
+        ];
+        for change in changes {
+            record(&model, &mut cache);
+            change(&mut model, &config);
+            assert!(!holds(&model, &mut cache));
+        }
+        record(&model, &mut cache);
+        let twin = self::model(Kind::Float, None);
+        assert!(!holds(&twin, &mut cache), "another model");
     }
 
     #[test]

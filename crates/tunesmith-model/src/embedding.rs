@@ -3,11 +3,11 @@
 //! Shapes: N tokens, V vocabulary, C width, R rank.
 //!
 //! LoRA on a table E (V, C): the row of a token grows by s·(B A)ᵀ, A (R, V), B (C, R). DoRA scales each of the C columns of
-//! Eᵀ + s·BA to a learned length.
+//! Eᵀ + s·BA to a learned length. An adapter that trains a few tokens ([`TokenRows`]) has their rows instead.
 
 mod node;
 
-use crate::{Param, Pass, param::Place};
+use crate::{Param, Pass, param::Place, token_rows::TokenRows};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -17,6 +17,7 @@ pub(crate) struct Embedding {
     pub(crate) name: String,
     pub(crate) weight: Place,
     loras: Vec<(usize, EmbeddingLora)>, // by the adapter's number
+    rows: Vec<(usize, TokenRows)>,      // likewise; never beside a LoRA
 }
 
 /// The adapter of the embedding.
@@ -30,13 +31,16 @@ pub(crate) struct EmbeddingLora {
 
 impl Embedding {
     pub(crate) fn new(name: &str, weight: Rc<Param>) -> Self {
-        Self { name: name.into(), weight: Place::new(weight), loras: Vec::new() }
+        Self { name: name.into(), weight: Place::new(weight), loras: Vec::new(), rows: Vec::new() }
     }
 
     /// ids (N), i64 → (N, C).
     pub(crate) fn forward(&self, ids: &Tensor, pass: &Pass) -> Tensor {
         let table = &self.weight.at(pass).tensor;
         let rows = self.lookup(ids, pass).unwrap_or_else(|| look_up(table, ids));
+        if let Some(trained) = self.rows_of(pass.adapter) {
+            return trained.put_rows(ids, &rows);
+        }
         let Some(lora) = self.lora(pass.adapter) else { return rows };
         let kind = rows.kind();
         let low = look_up(&lora.a.tensor.tr(), ids).to_kind(kind); // (N, R)
@@ -62,8 +66,14 @@ impl Embedding {
         self.loras.push((adapter, lora));
     }
 
+    /// Lets the adapter of this number have rows of its own.
+    pub(crate) fn attach_rows(&mut self, adapter: usize, rows: TokenRows) {
+        self.rows.push((adapter, rows));
+    }
+
     /// Takes the part of an adapter away.
     pub(crate) fn detach(&mut self, adapter: usize) {
+        self.rows.retain(|(number, _)| *number != adapter);
         self.loras.retain(|(number, _)| *number != adapter);
         self.weight.restore(adapter);
     }
@@ -79,10 +89,20 @@ impl Embedding {
             table.shallow_clone().copy_(&merged.tr());
         }
         self.weight.merge(adapter);
+        if let Some(rows) = self.rows_of(Some(adapter)) {
+            rows.merge(&self.base().tensor);
+        }
     }
 
     pub(crate) fn is_changed_by(&self, adapter: usize) -> bool {
-        self.lora(Some(adapter)).is_some() || self.weight.is_changed_by(adapter)
+        self.lora(Some(adapter)).is_some()
+            || self.rows_of(Some(adapter)).is_some()
+            || self.weight.is_changed_by(adapter)
+    }
+
+    /// The rows that an adapter has of its own.
+    pub(crate) fn rows_of(&self, adapter: Option<usize>) -> Option<&TokenRows> {
+        self.rows.iter().find(|(number, _)| Some(*number) == adapter).map(|(_, rows)| rows)
     }
 
     fn lora(&self, adapter: Option<usize>) -> Option<&EmbeddingLora> {

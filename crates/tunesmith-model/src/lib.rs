@@ -23,12 +23,13 @@ mod ragged;
 mod random;
 mod recompute;
 mod rope;
+mod token_rows;
 mod transformer;
 mod weights;
 
 pub use adapter::{
-    Adapter, Bias, LoraConfig, LoraInit, Modules, Pattern, adapter_labels, adapter_storage,
-    adapter_vocab_size, base_hash,
+    Adapter, Bias, LoraConfig, LoraInit, Modules, Pattern, TokenIndices, adapter_labels,
+    adapter_storage, adapter_vocab_size, base_hash,
 };
 pub use cache::KvCache;
 pub use config::Config;

@@ -14,6 +14,7 @@ use crate::{
     node,
     param::{Init, Param, Place, Role, Spec, Supply, dense},
     quant::Quantised,
+    token_rows::TokenRows,
 };
 use op::WeightOp;
 pub(crate) use op::{Dx, Leaf, LinearOp, Saved};
@@ -30,7 +31,8 @@ pub(crate) struct Linear {
     pub(crate) transposed: bool,
     pub(crate) n_in: i64,
     pub(crate) n_out: i64,
-    loras: Vec<(usize, Lora)>, // by the adapter's number
+    loras: Vec<(usize, Lora)>,     // by the adapter's number
+    rows: Vec<(usize, TokenRows)>, // likewise; of a head
 }
 
 /// How the matrix lies in memory. Under an adapter it is frozen.
@@ -70,7 +72,16 @@ impl Linear {
             };
             Place::new(dense(supply, spec))
         });
-        Self { name: name.into(), weight, bias, transposed, n_in, n_out, loras: Vec::new() }
+        Self {
+            name: name.into(),
+            weight,
+            bias,
+            transposed,
+            n_in,
+            n_out,
+            loras: Vec::new(),
+            rows: Vec::new(),
+        }
     }
 
     /// A layer without bias around a weight `[O, I]` that is there already.
@@ -78,7 +89,16 @@ impl Linear {
         let size = weight.tensor.size();
         let (n_in, n_out) = (size.last().copied().unwrap_or(0), size.first().copied().unwrap_or(0));
         let (name, weight) = (name.to_owned(), Weight::Dense(Place::new(weight)));
-        Self { name, weight, bias: None, transposed: false, n_in, n_out, loras: Vec::new() }
+        Self {
+            name,
+            weight,
+            bias: None,
+            transposed: false,
+            n_in,
+            n_out,
+            loras: Vec::new(),
+            rows: Vec::new(),
+        }
     }
 
     /// Gives the adapter of this number its part.
@@ -86,9 +106,15 @@ impl Linear {
         self.loras.push((adapter, lora));
     }
 
+    /// Lets the adapter of this number have rows of its own.
+    pub(crate) fn attach_rows(&mut self, adapter: usize, rows: TokenRows) {
+        self.rows.push((adapter, rows));
+    }
+
     /// Takes the part of an adapter away.
     pub(crate) fn detach(&mut self, adapter: usize) {
         self.loras.retain(|(number, _)| *number != adapter);
+        self.rows.retain(|(number, _)| *number != adapter);
         if let Weight::Dense(weight) = &mut self.weight {
             weight.restore(adapter);
         }
@@ -98,12 +124,15 @@ impl Linear {
     /// Writes an adapter's part into the base's weights, which are dense.
     pub(crate) fn merge(&mut self, adapter: usize) {
         let merged = self.lora_of(adapter).map(|lora| lora.merged(&self.base_matrix()));
-        if let Weight::Dense(weight) = &mut self.weight {
+        if let Weight::Dense(weight) = &self.weight {
             if let Some(merged) = merged {
                 let merged = if self.transposed { merged.tr() } else { merged };
                 weight.base().tensor.shallow_clone().copy_(&merged);
             }
             weight.merge(adapter);
+            if let Some(rows) = self.rows_of(Some(adapter)) {
+                rows.merge(&weight.base().tensor);
+            }
         }
         self.bias.iter_mut().for_each(|bias| bias.merge(adapter));
     }
@@ -111,7 +140,7 @@ impl Linear {
     pub(crate) fn is_changed_by(&self, adapter: usize) -> bool {
         let replaced =
             matches!(&self.weight, Weight::Dense(weight) if weight.is_changed_by(adapter));
-        self.lora_of(adapter).is_some() || replaced
+        self.lora_of(adapter).is_some() || self.rows_of(Some(adapter)).is_some() || replaced
     }
 
     /// How many weights are quantised; `None` where they are dense.
@@ -135,6 +164,11 @@ impl Linear {
         self.loras.iter().find(|(number, _)| *number == adapter).map(|(_, lora)| lora)
     }
 
+    /// The rows that an adapter has of its own.
+    pub(crate) fn rows_of(&self, adapter: Option<usize>) -> Option<&TokenRows> {
+        self.rows.iter().find(|(number, _)| Some(*number) == adapter).map(|(_, rows)| rows)
+    }
+
     pub(crate) fn bias(&self) -> Option<&Place> {
         self.bias.as_ref()
     }
@@ -155,8 +189,11 @@ impl Linear {
         }
         let bias = self.bias.as_ref().map(|bias| &bias.at(pass).tensor);
         let w = self.matrix(pass);
-        let Some(lora) = self.lora(pass) else { return x.linear(&w, bias) };
-        lora.forward(&w, bias, x, self.dropout_stream(pass))
+        if let Some(lora) = self.lora(pass) {
+            return lora.forward(&w, bias, x, self.dropout_stream(pass));
+        }
+        let y = x.linear(&w, bias);
+        self.rows_of(pass.adapter).map(|rows| rows.put_columns(&w, x, &y)).unwrap_or(y)
     }
 
     /// The layer as one node: autograd would keep every dequantised matrix until the backward pass.
@@ -189,6 +226,7 @@ impl Linear {
             transposed: self.transposed,
             bias: self.bias.as_ref().map(|bias| Leaf::of(bias.at(pass))),
             lora: self.lora(pass).map(|lora| lora.op(self.dropout_stream(pass))),
+            rows: self.rows_of(pass.adapter).map(TokenRows::op),
         }
     }
 

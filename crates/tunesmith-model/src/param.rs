@@ -95,7 +95,7 @@ impl Place {
     }
 
     /// Writes what one adapter put here into the base.
-    pub(crate) fn merge(&mut self, adapter: usize) {
+    pub(crate) fn merge(&self, adapter: usize) {
         if let Some((_, param)) = self.instead.iter().find(|(number, _)| *number == adapter) {
             self.base.tensor.shallow_clone().copy_(&param.tensor);
         }

@@ -7,6 +7,7 @@ use crate::{
     adapter::Module,
     attention::Attention,
     config::Position,
+    decode::Makeup,
     embedding::Embedding,
     head::Head,
     linear::{Linear, Weight},
@@ -21,7 +22,7 @@ use tch::{Device, Kind, Tensor};
 use tunesmith_kernels::supports;
 
 /// The module with the scores of labels, in every Hugging Face class for sequence classification.
-const SCORE: &str = "score";
+pub(crate) const SCORE: &str = "score";
 
 /// A model in memory.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub struct Transformer {
     pub(crate) adapters: Vec<Adapter>,
     pub(crate) dir: Option<PathBuf>, // where it was loaded from
     pub(crate) storage: Storage,
+    pub(crate) makeup: Makeup,
     embed: Embedding,
     position: Option<Rc<Param>>,
     rope: Option<Rope>,
@@ -118,6 +120,7 @@ impl Transformer {
             adapters: Vec::new(),
             dir: None,
             storage: Storage::Dense,
+            makeup: Makeup::new(),
             embed,
             position,
             rope,
@@ -242,6 +245,7 @@ impl Transformer {
 
     /// Adds an adapter whose modules have their parts already.
     pub(crate) fn hold(&mut self, adapter: Adapter) {
+        self.makeup = Makeup::new();
         self.params.extend_from_slice(adapter.params());
         self.adapters.push(adapter);
     }
@@ -253,7 +257,7 @@ impl Transformer {
 
     /// Turns quantised matrices into the dense ones that they stand for, in the dtype of the stream.
     pub fn dequantise(&mut self) {
-        self.storage = Storage::Dense;
+        (self.storage, self.makeup) = (Storage::Dense, Makeup::new());
         let modules = self.modules_mut().into_iter();
         let dense = modules.filter_map(|module| match module {
             Module::Projection(linear) => linear.dequantise(),
@@ -268,7 +272,10 @@ impl Transformer {
     /// Gives the head a weight of its own, where it shares the embedding's and `adapter` changes one of the two.
     pub(crate) fn untie(&mut self, adapter: usize) {
         let changed = self.head.linear.is_changed_by(adapter) || self.embed.is_changed_by(adapter);
-        if !self.config.tie_word_embeddings || self.score.is_some() || !changed {
+        // Rows that both of them share change both of them alike.
+        let rows = [self.head.linear.rows_of(Some(adapter)), self.embed.rows_of(Some(adapter))];
+        let alike = matches!(rows, [Some(a), Some(b)] if Rc::ptr_eq(&a.rows, &b.rows));
+        if !self.ties_head() || !changed || alike {
             return;
         }
         let name = format!("{}.weight", self.config.names.head);
@@ -288,6 +295,7 @@ impl Transformer {
     /// Takes the newest adapter away.
     pub(crate) fn drop_adapter(&mut self) {
         let Some(adapter) = self.adapters.pop() else { return };
+        self.makeup = Makeup::new();
         self.params.truncate(self.params.len() - adapter.params().len());
         let number = self.adapters.len();
         for module in self.modules_mut() {
@@ -317,6 +325,24 @@ impl Transformer {
     pub(crate) fn steps_together(&self) -> bool {
         let fused = |block: &Block| block.attention.is_fused(&block.input_norm);
         supports(self.embedding()) && self.position.is_none() && self.blocks.iter().all(fused)
+    }
+
+    /// Whether the head over the vocabulary is the embedding.
+    pub(crate) fn ties_head(&self) -> bool {
+        self.config.tie_word_embeddings && self.score.is_none()
+    }
+
+    /// Lets `param` stand in for one weight of the base under the newest adapter, with which it is saved.
+    pub(crate) fn hold_weight(&mut self, module: &str, param: Rc<Param>) {
+        let Some(number) = self.adapters.len().checked_sub(1) else { return };
+        for mut place in self.modules_mut() {
+            if place.name() == module {
+                place.replace(number, "weight", param.clone());
+            }
+        }
+        self.makeup = Makeup::new();
+        self.adapters[number].hold(param.clone());
+        self.params.push(param);
     }
 
     /// The table of the base's token embedding.

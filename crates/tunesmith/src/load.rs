@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 use tch::{Device, Kind};
-use tunesmith_model::{Config, LoadOptions, Storage, Transformer};
+use tunesmith_model::{Config, LoadOptions, LoraConfig, Storage, Transformer};
 use tunesmith_sample::SamplerKnobs;
 use tunesmith_tokens::{Certificate, EncodeKnobs, Encoder, Template, Tokenizer, special_tokens};
 use tunesmith_train::TrainError;
@@ -221,26 +221,60 @@ pub(crate) fn for_training(
         true => Transformer::fresh(config.clone(), recipe.seed, options),
         false => Transformer::load_as(config.clone(), model_dir, options, recipe.seed)?,
     };
+    match (recipe.adapter.is_used(), recipe.adapter.from.as_str()) {
+        (false, _) => {}
+        (true, "") => {
+            model.add_adapter(&fresh_lora(recipe, config, model_dir)?, recipe.seed, true)?;
+        }
+        (true, from) => _ = model.load_adapter(&locate::adapter(Path::new(from)), true)?,
+    }
+    Ok(model)
+}
+
+/// The settings of a run's new adapter: the recipe's, and what the model and its tokenizer add to them.
+fn fresh_lora(recipe: &Recipe, config: &Config, model_dir: &Path) -> Result<LoraConfig> {
     let mut lora = recipe.adapter.lora.clone();
     if config.n_labels.is_some() && lora.modules_to_save.is_empty() {
         lora.modules_to_save.push("score".into()); // as PEFT does: a new head must be learned, too
     }
-    if !recipe.model.new_tokens.is_empty() {
-        // Rows of the base stand still, and theirs must be learned: both tables are trained whole.
-        let head = config.n_labels.is_none().then_some(config.names.head);
-        for module in [Some(config.names.embed), head].into_iter().flatten() {
-            let name = module.rsplit('.').next().unwrap_or(module);
+    let last = |module: &'static str| module.rsplit('.').next().unwrap_or(module);
+    let (embed, head) = (last(config.names.embed), last(config.names.head));
+    let new = &recipe.model.new_tokens;
+    let is_saved = |name: &str| lora.modules_to_save.iter().any(|saved| saved == name);
+    if !new.is_empty() && (is_saved(embed) || is_saved(head)) {
+        // Who trains one table whole wants their rows in both.
+        let head = config.n_labels.is_none().then_some(head);
+        for name in [Some(embed), head].into_iter().flatten() {
             if !lora.modules_to_save.iter().any(|saved| saved == name) {
                 lora.modules_to_save.push(name.to_owned());
             }
         }
+    } else if !new.is_empty() {
+        // Rows of the base stand still, and theirs must be learned: to be read, and to be said.
+        lora.trainable_token_indices.extend(&ids_of("model.new_tokens", new, model_dir)?);
+        if !config.tie_word_embeddings && config.n_labels.is_none() {
+            lora.trainable_token_indices.name_both(embed, head);
+        }
     }
-    match (recipe.adapter.is_used(), recipe.adapter.from.as_str()) {
-        (false, _) => {}
-        (true, "") => _ = model.add_adapter(&lora, recipe.seed, true)?,
-        (true, from) => _ = model.load_adapter(&locate::adapter(Path::new(from)), true)?,
+    let texts = &recipe.adapter.trainable_tokens;
+    lora.trainable_token_indices.extend(&ids_of("adapter.trainable_tokens", texts, model_dir)?);
+    Ok(lora)
+}
+
+/// The ids of tokens by their texts.
+fn ids_of(key: &str, texts: &[String], model_dir: &Path) -> Result<Vec<i64>> {
+    if texts.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(model)
+    let tokenizer = Tokenizer::from_dir(model_dir)?;
+    let id = |text: &String| {
+        let unknown = || {
+            let problem = format!("{text:?} is no token of {}", model_dir.display());
+            ConfigError::new(key, problem, "model.new_tokens adds tokens that a model lacks")
+        };
+        Ok(i64::from(tokenizer.token_to_id(text).ok_or_else(unknown)?))
+    };
+    texts.iter().map(id).collect()
 }
 
 /// The dtype that config.json names; fp32 where it names none that tunesmith computes in.

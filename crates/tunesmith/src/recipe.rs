@@ -109,6 +109,8 @@ pub(crate) struct AdapterKnobs {
     pub(crate) method: Method,
     /// The directory of an adapter, tunesmith's or PEFT's, to go on with; its own settings hold then.
     pub(crate) from: String,
+    /// Tokens by their texts, such as `<|im_start|>`, that join `trainable_token_indices`.
+    pub(crate) trainable_tokens: Vec<String>,
     #[serde(flatten)]
     pub(crate) lora: LoraConfig,
 }
@@ -237,6 +239,10 @@ impl Recipe {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let share = |x: f64| (0.0..1.0).contains(&x);
         let (optimizer, lr) = (&self.optimizer, self.schedule.lr);
+        let adapter = &self.adapter;
+        let is_fresh = adapter.is_used() && adapter.from.is_empty();
+        let rows =
+            "none where all weights are trained, or where adapter.from brings its own settings";
         let checks = [
             (
                 positive(lr) && lr < 1.0,
@@ -291,6 +297,18 @@ impl Recipe {
                 "model.storage",
                 "dense where all weights are trained; adapter.method = \"lora\" trains beside quantised ones",
                 format!("{:?}", self.model.storage).to_lowercase(),
+            ),
+            (
+                is_fresh || adapter.trainable_tokens.is_empty(),
+                "adapter.trainable_tokens",
+                rows,
+                format!("{:?}", adapter.trainable_tokens),
+            ),
+            (
+                is_fresh || adapter.lora.trainable_token_indices.is_empty(),
+                "adapter.trainable_token_indices",
+                rows,
+                format!("{:?}", adapter.lora.trainable_token_indices),
             ),
             (
                 self.model.new_tokens.iter().all(|token| !token.trim().is_empty()),

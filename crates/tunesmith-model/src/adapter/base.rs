@@ -1,5 +1,6 @@
 //! Which base an adapter belongs to: a hash of its weights, kept in a file of its own beside PEFT's.
 
+use super::{PREFIX, peft};
 use crate::{Config, ModelError, Storage, TensorFile, weights::Checkpoint};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -105,8 +106,8 @@ pub fn adapter_labels(dir: &Path) -> Result<Option<Vec<String>>, ModelError> {
     Ok(n.map(|n| (0..n).map(|i| format!("LABEL_{i}")).collect()))
 }
 
-/// The rows of the embedding that the adapter in `dir` brings with it: more than its base's, where tokens were added.
-/// `None` where it keeps the base's.
+/// The rows of the embedding that the adapter in `dir` brings with it, or that it at least needs: more than its base's,
+/// where tokens were added. `None` where it keeps the base's.
 ///
 /// # Errors
 /// A file that is not sound.
@@ -115,8 +116,16 @@ pub fn adapter_vocab_size(dir: &Path, config: &Config) -> Result<Option<i64>, Mo
     if !path.exists() {
         return Ok(None); // loading it says so
     }
-    let name = format!("base_model.model.{}.weight", config.names.embed);
-    Ok(TensorFile::open(&path)?.shape(&name).and_then(|shape| shape.first().copied()))
+    let file = TensorFile::open(&path)?;
+    let tables = ["", ".token_adapter.base_layer"];
+    let rows = tables.into_iter().find_map(|layer| {
+        let name = format!("{PREFIX}{}{layer}.weight", config.names.embed);
+        file.shape(&name)?.first().copied()
+    });
+    if rows.is_some() || !dir.join(peft::FILE).exists() {
+        return Ok(rows);
+    }
+    Ok(peft::read(dir)?.0.trainable_token_indices.largest().map(|last| last + 1))
 }
 
 impl Base {

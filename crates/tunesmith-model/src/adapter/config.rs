@@ -1,5 +1,6 @@
 //! What an adapter is made with: the words of PEFT's `LoraConfig`, and the checks that need no model.
 
+use super::TokenIndices;
 use crate::ModelError;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub struct LoraConfig {
     pub layers_pattern: Vec<String>,
     /// Modules trained whole and saved with the adapter, such as `lm_head`.
     pub modules_to_save: Vec<String>,
+    /// Tokens whose rows of the embedding alone are trained; with names of modules, those of the head, too.
+    pub trainable_token_indices: TokenIndices,
     /// Which biases are trained.
     pub bias: Bias,
     /// rsLoRA (Kalajdzievski 2023): the scale is alpha / √r.
@@ -114,6 +117,7 @@ impl Default for LoraConfig {
             layers_to_transform: Vec::new(),
             layers_pattern: Vec::new(),
             modules_to_save: Vec::new(),
+            trainable_token_indices: TokenIndices::default(),
             bias: Bias::default(),
             use_rslora: false,
             use_dora: false,
@@ -191,7 +195,7 @@ impl LoraConfig {
             ),
         ];
         match rules.into_iter().find(|(good, ..)| !good) {
-            None => Ok(()),
+            None => self.trainable_token_indices.check(),
             Some((_, key, expected, found)) => Err(ModelError::BadAdapter {
                 place: format!("`{key}`"),
                 reason: format!("expected {expected}, found {found}"),

@@ -2,9 +2,10 @@
 //! our own that names the base.
 
 use super::{
-    Adapter, LoraConfig, LoraInit, Modules, base::Base, base_hash, in_file, peft, targets,
+    Adapter, LoraConfig, LoraInit, Modules, PREFIX, base::Base, base_hash, in_file, peft, prefix,
+    targets, tokens,
 };
-use crate::{ModelError, TensorFile, Transformer, write_tensors};
+use crate::{ModelError, Param, TensorFile, Transformer, write_tensors};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +54,7 @@ impl Transformer {
         };
         self.check_adapter(&config, false).map_err(place)?;
         let number = self.attach_adapter(&config, 0, trainable)?;
+        self.hold_tables(&config, &file);
         if let Err(problems) = fill(&self.adapters[number], &file) {
             self.drop_adapter();
             let shown: Vec<&str> = problems.iter().take(5).map(String::as_str).collect();
@@ -65,6 +67,23 @@ impl Transformer {
             return Err(ModelError::BadAdapter { place: path.display().to_string(), reason });
         }
         Ok(number)
+    }
+
+    /// Tables that PEFT saved whole beside the rows that were trained, because the vocabulary had grown: they hold the new
+    /// rows that were not trained, and stand in for the base's under this adapter, frozen.
+    fn hold_tables(&mut self, config: &LoraConfig, file: &TensorFile) {
+        let names = self.config.names;
+        let head = self.config.n_labels.is_none().then_some(names.head);
+        let tables: Vec<&str> = [Some(names.embed), head].into_iter().flatten().collect();
+        let number = self.adapters.len() - 1;
+        for (module, stored) in tokens::whole_tables(config, file, &tables) {
+            let name = format!("{}{}", prefix(number), &stored[PREFIX.len()..]);
+            let base = self.base_params().iter().find(|p| p.name == format!("{module}.weight"));
+            // A tied head has no weight of its own.
+            let Some(base) = base.or_else(|| self.base_params().first()) else { continue };
+            let (role, copy) = (base.role, tch::no_grad(|| base.tensor.detach().copy()));
+            self.hold_weight(module, Param::new(name, role, copy, false));
+        }
     }
 
     /// Writes an adapter into `dir`, which exists, as PEFT does; `base_name` is what others load the base by. Tokenizer
@@ -199,6 +218,25 @@ fn fill(adapter: &Adapter, file: &TensorFile) -> Result<(), Vec<String>> {
         })
         .cloned()
         .collect();
+    let rows_twice = |name: &String| name.ends_with(".token_adapter.trainable_tokens_delta");
+    for name in extra.iter().filter(|name| rows_twice(name)).cloned().collect::<Vec<_>>() {
+        // Of a tied head that was saved beside its embedding: the same rows again.
+        let Some(param) = adapter.params.iter().find(|param| rows_twice(&param.name)) else {
+            continue; // no place for it
+        };
+        extra.remove(&name);
+        match read(&name, &param.tensor) {
+            Ok(stored)
+                if stored.to_kind(param.tensor.kind()).to_device(param.tensor.device())
+                    != param.tensor =>
+            {
+                problems
+                    .push(format!("{name}: other numbers than those of {}", in_file(&param.name)));
+            }
+            Ok(_) => {}
+            Err(problem) => problems.push(problem),
+        }
+    }
     for name in copies {
         let again = name.contains(".modules_to_save.");
         let short = name.replace(".modules_to_save.", ".").replace(".original_module.", ".");

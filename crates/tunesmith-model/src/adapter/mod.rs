@@ -12,17 +12,20 @@ mod merge;
 mod module;
 mod peft;
 mod targets;
+mod tokens;
 
 pub use base::{adapter_labels, adapter_storage, adapter_vocab_size, base_hash};
 pub use config::{Bias, LoraConfig, LoraInit, Modules, Pattern};
 pub(crate) use module::{Module, ModuleKind};
+pub use tokens::TokenIndices;
 
 use crate::{
     ModelError, Param, Role, Transformer,
     embedding::{Embedding, EmbeddingLora},
-    linear::Linear,
+    linear::{Linear, Weight},
     lora::Lora,
     random,
+    token_rows::TokenRows,
 };
 use std::{collections::BTreeSet, rc::Rc};
 use targets::Targets;
@@ -63,6 +66,11 @@ impl Adapter {
         &self.params
     }
 
+    /// A weight that it brings for good, frozen.
+    pub(crate) fn hold(&mut self, param: Rc<Param>) {
+        self.params.push(param);
+    }
+
     /// How many numbers it holds.
     pub fn n_params(&self) -> usize {
         self.params.iter().map(|param| param.tensor.numel()).sum()
@@ -95,11 +103,13 @@ impl Transformer {
     ) -> Result<usize, ModelError> {
         let targets = Targets::new(config)?;
         let (number, device) = (self.adapters.len(), self.device());
+        let vocab_size = self.config.vocab_size;
         let fresh = Fresh { config, prefix: prefix(number), seed, device, trainable };
         for param in self.base_params() {
             let _ = param.tensor.shallow_clone().set_requires_grad(false);
         }
         let (mut params, mut adapted, mut companions) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let (tied, mut of_embedding) = (self.ties_head(), None);
         for mut module in self.modules_mut() {
             let (name, kind) = (module.name().to_owned(), module.kind());
             if targets.adapts(&name, kind) {
@@ -128,6 +138,35 @@ impl Transformer {
                         }),
                     );
                 }
+            }
+            let own = config.trainable_token_indices.of(&name, kind);
+            match &mut module {
+                Module::Embedding(embedding) => {
+                    if let Some(ids) = own {
+                        let rows = fresh.rows(&name, embedding.base(), ids);
+                        params.push(rows.clone());
+                        of_embedding = Some((rows.clone(), ids));
+                        embedding.attach_rows(number, fresh.token_rows(rows, ids, vocab_size));
+                    }
+                }
+                Module::Head(linear) => {
+                    let shared = of_embedding
+                        .take()
+                        .filter(|(_, ids)| tied && own.is_none_or(|own| own == *ids));
+                    let rows = match (shared, own, &linear.weight) {
+                        (Some(shared), ..) => Some(shared),
+                        (None, Some(ids), Weight::Dense(place)) => {
+                            let rows = fresh.rows(&name, place.base(), ids);
+                            params.push(rows.clone());
+                            Some((rows, ids))
+                        }
+                        _ => None,
+                    };
+                    if let Some((rows, ids)) = rows {
+                        linear.attach_rows(number, fresh.token_rows(rows, ids, vocab_size));
+                    }
+                }
+                Module::Projection(_) | Module::Norm(_) => {}
             }
             let whole = targets.keeps_whole(&name);
             for (ending, param) in module.params() {
@@ -189,6 +228,9 @@ impl Transformer {
             }
             modules.push((name, kind));
         }
+        let (vocab_size, tied) = (self.config.vocab_size, self.ties_head());
+        let tokens = &config.trainable_token_indices;
+        wrong.extend(tokens.misfits(&targets, &modules, vocab_size, tied));
         if strict {
             wrong.extend(targets.unmatched(&modules));
         }
@@ -216,7 +258,8 @@ fn saves_base(config: &LoraConfig, name: &str, kind: ModuleKind) -> bool {
         Modules::Names(names) => names.iter().any(|name| known(name)),
         pattern => !pattern.is_all_linear() && known(name.rsplit('.').next().unwrap_or(name)),
     };
-    named && matches!(kind, ModuleKind::Embedding | ModuleKind::Head)
+    let rows_alone = !config.trainable_token_indices.is_empty();
+    named && !rows_alone && matches!(kind, ModuleKind::Embedding | ModuleKind::Head)
 }
 
 /// Makes the parameters of a fresh adapter.
@@ -267,6 +310,18 @@ impl Fresh<'_> {
             lora.magnitude = Some(self.param(name("lora_magnitude_vector"), Role::Magnitude, norm));
         }
         lora
+    }
+
+    /// Rows of a table that are trained on their own, as they stand in the base.
+    fn rows(&self, module: &str, table: &Param, ids: &[i64]) -> Rc<Param> {
+        let ids = Tensor::from_slice(ids).to_device(self.device);
+        let rows = tch::no_grad(|| table.tensor.index_select(0, &ids).to_kind(Kind::Float));
+        let name = format!("{}{module}.token_adapter.trainable_tokens_delta", self.prefix);
+        self.param(name, table.role, rows)
+    }
+
+    fn token_rows(&self, rows: Rc<Param>, ids: &[i64], vocab_size: i64) -> TokenRows {
+        TokenRows::new(rows, ids, vocab_size, self.device)
     }
 
     /// A trained copy of a base parameter.

@@ -17,7 +17,6 @@ const NEUTRAL: &[&str] = &[
     "megatron_config",
     "monteclora_config",
     "target_parameters",
-    "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
     "velora_config",
@@ -72,6 +71,9 @@ pub(super) fn write(config: &LoraConfig, card: &Card<'_>) -> String {
     put("rank_pattern", patterns(&config.rank_pattern, true));
     put("target_modules", card.targets.clone());
     put("task_type", card.task_type.into());
+    if !config.trainable_token_indices.is_empty() {
+        put("trainable_token_indices", json!(config.trainable_token_indices));
+    }
     if config.use_dora {
         put("use_dora", true.into());
     }
@@ -119,6 +121,9 @@ pub(super) fn read(dir: &Path) -> Result<(LoraConfig, Option<String>), ModelErro
         },
         layers_pattern: keys.names("layers_pattern")?,
         modules_to_save: keys.names("modules_to_save")?,
+        trainable_token_indices: keys
+            .parsed("trainable_token_indices", "a list of token ids, or such lists by module")?
+            .unwrap_or_default(),
         bias: keys.parsed("bias", "none, all or lora_only")?.unwrap_or_default(),
         use_rslora: keys.parsed("use_rslora", "true or false")?.unwrap_or_default(),
         use_dora: keys.parsed("use_dora", "true or false")?.unwrap_or_default(),

@@ -5,6 +5,7 @@ use crate::{
     lora::{LoraOp, LoraSaved},
     param::Param,
     quant::Quantised,
+    token_rows::TokenRowsOp,
 };
 use tch::{Kind, Tensor};
 use tunesmith_kernels::{matvec, matvec_all, prefers_matvec};
@@ -47,6 +48,7 @@ pub(crate) struct LinearOp {
     pub(super) transposed: bool,
     pub(super) bias: Option<Leaf>,
     pub(super) lora: Option<LoraOp>,
+    pub(super) rows: Option<TokenRowsOp>, // never beside a LoRA
 }
 
 /// The matrix of a [`LinearOp`].
@@ -107,14 +109,18 @@ impl LinearOp {
     pub(crate) fn forward(&self, x: &Tensor) -> (Tensor, Saved) {
         let _no_grad = tch::no_grad_guard();
         let (w, bias) = (self.matrix(), self.bias.as_ref().map(|bias| &bias.tensor));
-        match &self.lora {
+        let (mut y, saved) = match &self.lora {
             None if prefers_matvec(x, &w) => (matvec(x, &w, bias), Saved::default()),
             None => (x.linear(&w, bias), Saved::default()),
             Some(lora) => {
                 let (y, saved) = lora.forward(&w, bias, x);
                 (y, Saved { lora: Some(saved) })
             }
+        };
+        if let Some(rows) = &self.rows {
+            rows.put_columns_(&w, x, &mut y);
         }
+        (y, saved)
     }
 
     /// What [`forward`](Self::forward) of `x()` kept, without the product: bit for bit the same.
@@ -151,6 +157,9 @@ impl LinearOp {
         if let Some(bias) = &self.bias {
             bias.accumulate(|| dy.sum_dim_intlist(0, false, Kind::Float));
         }
+        if let Some(rows) = &self.rows {
+            rows.backward(&self.matrix(), x, dy, dx);
+        }
         match (&self.lora, saved.lora) {
             (Some(lora), Some(saved)) => lora.backward(&self.matrix(), saved, x, dy, dx),
             _ if matches!(dx, Dx::Unwanted) => {}
@@ -167,7 +176,12 @@ impl LinearOp {
         };
         let own = [weight, self.bias.as_ref()].into_iter().flatten();
         let lora = self.lora.iter().flat_map(LoraOp::leaves);
-        own.chain(lora).filter(|leaf| leaf.grad.is_some()).map(|leaf| &leaf.tensor).collect()
+        let rows = self.rows.iter().map(|rows| &rows.rows);
+        own.chain(lora)
+            .chain(rows)
+            .filter(|leaf| leaf.grad.is_some())
+            .map(|leaf| &leaf.tensor)
+            .collect()
     }
 
     fn matrix(&self) -> Tensor {

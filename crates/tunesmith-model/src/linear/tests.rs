@@ -47,9 +47,19 @@ fn an_op_is_its_twin() {
         (false, true, true, true, 0.0),
         (true, true, true, true, 0.3),
     ];
-    for (transposed, bias, lora, dora, dropout) in forms {
-        let what = format!("{transposed} {bias} {lora} {dora} {dropout}");
-        let linear = layer(transposed, bias, lora, dora, dropout);
+    let forms = forms.map(|form| (form, false)).into_iter();
+    for ((transposed, bias, lora, dora, dropout), rows) in
+        forms.chain([((false, false, false, false, 0.0), true)])
+    {
+        let what = format!("{transposed} {bias} {lora} {dora} {dropout} {rows}");
+        let mut linear = layer(transposed, bias, lora, dora, dropout);
+        if rows {
+            // Two of its four rows in another order; the matrix stands still.
+            let w = Param::new("w.weight".into(), Role::Head, randn(&[4, 3]), false);
+            linear = Linear::around("w", w);
+            let rows = param("rows", Role::Head, &[2, 3]);
+            linear.attach_rows(0, TokenRows::new(rows, &[3, 1], 4, Device::Cpu));
+        }
         let key = DropoutKey { seed: 1, step: 2, micro_batch: 3 };
         let pass = Pass { dropout: Some(key), ..Pass::default() };
         let (x, dy) = (randn(&[5, 3]).set_requires_grad(true), randn(&[5, 4]));
@@ -57,7 +67,8 @@ fn an_op_is_its_twin() {
         let y = linear.forward(&x, &pass);
         let Weight::Dense(weight) = &linear.weight else { panic!("dense") };
         let mut params: Vec<&Rc<Param>> = linear.bias.iter().map(Place::base).collect();
-        params.extend((!lora).then_some(weight.base()));
+        params.extend((!lora && !rows).then_some(weight.base()));
+        params.extend(linear.rows.first().map(|(_, rows)| &rows.rows));
         if let Some((_, lora)) = linear.loras.first() {
             params.extend([&lora.a, &lora.b].into_iter().chain(&lora.magnitude));
         }

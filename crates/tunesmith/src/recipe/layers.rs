@@ -30,6 +30,8 @@ impl fmt::Display for Origin {
 
 /// A recipe on its way: values, and the origin of each.
 pub(crate) struct Layers {
+    /// The defaults: what is a table there is a section, and any other value is one, whatever is put there.
+    sections: Table,
     values: Table,
     origins: BTreeMap<String, Origin>,
 }
@@ -39,7 +41,7 @@ impl Layers {
     pub(crate) fn new() -> Result<Self, ConfigError> {
         let values = Table::try_from(Recipe::default())
             .map_err(|e| ConfigError::new("defaults", e.to_string(), ""))?;
-        Ok(Self { values, origins: BTreeMap::new() })
+        Ok(Self { sections: values.clone(), values, origins: BTreeMap::new() })
     }
 
     /// Lays a recipe file over what is there.
@@ -51,7 +53,7 @@ impl Layers {
             ConfigError::new(&place, e.to_string().trim_end().to_owned(), "recipes are TOML files")
         })?;
         let mut leaves = Vec::new();
-        flatten("", &table, &mut leaves);
+        flatten("", &table, Some(&self.sections), &mut leaves);
         leaves
             .into_iter()
             .try_for_each(|(key, value)| self.put(&key, value, Origin::Recipe(place.clone())))
@@ -90,9 +92,9 @@ impl Layers {
     }
 
     fn put(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
-        let Some(slot) = find(&mut self.values, key) else {
+        let Some(slot) = find(&mut self.values, &self.sections, key) else {
             let mut known = Vec::new();
-            flatten("", &self.values, &mut known);
+            flatten("", &self.values, Some(&self.sections), &mut known);
             let near = known
                 .iter()
                 .map(|(k, _)| k.as_str())
@@ -121,7 +123,10 @@ impl Layers {
                 Value::Float(_) => "a number",
                 Value::Integer(_) => "a whole number of at least 0",
                 Value::Boolean(_) => "true or false",
-                Value::Array(_) => "a list of strings",
+                Value::Array(_) if self.takes(key, Value::String("a = 1".into())) => {
+                    "a list of strings"
+                }
+                Value::Array(_) => "a list of whole numbers",
                 // serde's `unknown variant …, expected …`
                 _ => reason.split_once("expected ").map_or(reason.as_str(), |(_, names)| names),
             };
@@ -130,6 +135,15 @@ impl Layers {
         }
         self.origins.insert(key.to_owned(), origin);
         Ok(())
+    }
+
+    /// Whether `key` could be a list of such values.
+    fn takes(&self, key: &str, element: Value) -> bool {
+        let mut values = self.values.clone();
+        if let Some(slot) = find(&mut values, &self.sections, key) {
+            *slot = Value::Array(vec![element]);
+        }
+        values.try_into::<Recipe>().is_ok()
     }
 
     /// Where the value of `key` came from.
@@ -158,7 +172,7 @@ impl Layers {
     /// All values in order, with their origins.
     pub(crate) fn leaves(&self) -> Vec<(String, Value, Origin)> {
         let mut leaves = Vec::new();
-        flatten("", &self.values, &mut leaves);
+        flatten("", &self.values, Some(&self.sections), &mut leaves);
         leaves.into_iter().map(|(key, value)| (key.clone(), value, self.origin(&key))).collect()
     }
 }
@@ -173,18 +187,28 @@ fn similarity(a: &str, b: &str) -> f64 {
     strsim::jaro_winkler(a, b).max(strsim::jaro_winkler(&last(a), &last(b)))
 }
 
-fn find<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
+fn find<'a>(table: &'a mut Table, sections: &Table, key: &str) -> Option<&'a mut Value> {
     match key.split_once('.') {
-        Some((head, rest)) => find(table.get_mut(head)?.as_table_mut()?, rest),
-        None => table.get_mut(key).filter(|value| !value.is_table()),
+        Some((head, rest)) => {
+            find(table.get_mut(head)?.as_table_mut()?, sections.get(head)?.as_table()?, rest)
+        }
+        None => table.get_mut(key).filter(|_| !sections.get(key).is_some_and(Value::is_table)),
     }
 }
 
-fn flatten(prefix: &str, table: &Table, leaves: &mut Vec<(String, Value)>) {
-    for (key, value) in table {
-        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+fn flatten(
+    prefix: &str,
+    table: &Table,
+    sections: Option<&Table>,
+    leaves: &mut Vec<(String, Value)>,
+) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let section = sections.and_then(|sections| sections.get(name));
         match value {
-            Value::Table(inner) => flatten(&key, inner, leaves),
+            Value::Table(inner) if section.is_none_or(Value::is_table) => {
+                flatten(&key, inner, section.and_then(Value::as_table), leaves);
+            }
             leaf => leaves.push((key, leaf.clone())),
         }
     }

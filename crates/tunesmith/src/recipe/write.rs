@@ -55,9 +55,17 @@ mod tests {
         layers
             .set("samples.prompts", "[\"a # b\", 'say \"hi\"']", Origin::Recipe("r.toml".into()))
             .unwrap();
+        let rows = "{ embed_tokens = [1, 2], lm_head = [2] }";
+        layers.set("adapter.trainable_token_indices", rows, Origin::Default).unwrap();
         let text = layers.to_toml(&["a run".into()]);
+        assert!(text.contains(&format!("trainable_token_indices = {rows}")), "{text}");
         assert!(text.contains("lr = 0.0003"), "{text}");
         assert!(text.contains("# flag --lr"), "{text}");
         assert_eq!(toml::from_str::<Recipe>(&text).unwrap(), layers.resolve().unwrap());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        let mut again = Layers::new().unwrap();
+        again.file(file.path()).unwrap();
+        assert_eq!(again.resolve().unwrap(), layers.resolve().unwrap());
     }
 }
