@@ -121,14 +121,11 @@ impl Checkpoint {
         }
         let steps: Vec<String> = committed.iter().map(|(s, _)| format!("step-{s}")).collect();
         let found = if steps.is_empty() { "none".into() } else { steps.join(", ") };
-        let reason = format!(
-            "expected a checkpoint of step {step}, found {found}\n\
-             help: `--resume` alone takes the newest"
-        );
-        Err(TrainError::BadCheckpoint { path: root.into(), reason })
+        Err(TrainError::NoCheckpoint { root: root.into(), step, found })
     }
 
-    /// Sets aside what was saved after this checkpoint, as `later-…`: a run that goes on from here writes its own.
+    /// Sets aside what was saved after this checkpoint, as `later-…`: a run that goes on from here writes its own, and
+    /// removes these as soon as it has come as far ([`Keep::tidy`]).
     ///
     /// # Errors
     /// What the operating system says.

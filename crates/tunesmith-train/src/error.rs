@@ -77,10 +77,10 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A row says how much it counts, and the objective would not hear it.
+    /// A message says how much it counts, and the objective judges rows as a whole.
     #[error(
-        "row {row}: the row brings a weight (`loss_weight`, `train`), and this objective counts all rows alike\n\
-         help: take the column out, or train with the objective `sft`"
+        "row {row}: a message weighs otherwise than its row, and this objective judges rows as a whole\n\
+         help: `loss_weight` beside the messages weighs the row; take it out of them, or train with the objective `sft`"
     )]
     Weights {
         /// The row of the data set.
@@ -155,6 +155,19 @@ pub enum TrainError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A step that was named and has no checkpoint.
+    #[error(
+        "{root}: expected a checkpoint of step {step}, found {found}\n\
+         help: `--resume` alone takes the newest"
+    )]
+    NoCheckpoint {
+        /// Where checkpoints lie.
+        root: PathBuf,
+        /// The step.
+        step: u64,
+        /// Those that are there.
+        found: String,
     },
     /// A checkpoint of a tunesmith that writes them differently. It is left as it is.
     #[error(

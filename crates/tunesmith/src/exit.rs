@@ -107,6 +107,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | TrainError::BadCheckpoint { .. }
             | TrainError::OtherFormat { .. } => Exit::Io,
             TrainError::NoSpace { .. } => Exit::CannotCreate,
+            TrainError::NoCheckpoint { .. } => Exit::NoInput,
             TrainError::Tch(_) => Exit::Internal,
         });
     }

@@ -67,6 +67,15 @@ pub(super) fn committed(disk: &Disk, root: &Path) -> Result<Vec<(u64, PathBuf)>,
     Ok(steps)
 }
 
+/// Checkpoints that were set aside because a run went on from an earlier step, with their steps.
+pub(super) fn later(disk: &Disk, root: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+    let step = |path: &Path| {
+        let name = path.file_name()?.to_str()?.strip_prefix("later-")?;
+        name.rsplit_once("step-")?.1.parse::<u64>().ok()
+    };
+    Ok(disk.list(root)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())
+}
+
 /// Removes a committed folder so that no moment shows half of it.
 pub(super) fn discard(disk: &Disk, dir: &Path) -> Result<(), TrainError> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();

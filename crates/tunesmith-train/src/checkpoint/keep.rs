@@ -35,10 +35,16 @@ impl Keep {
         self.prune(disk, root)
     }
 
-    /// Removes the others under `root`.
+    /// Removes the others under `root`, and what a run that went on from an earlier step had set aside, once it has a
+    /// checkpoint of its own that is as far: until then they are the farthest that there is.
     pub(super) fn prune(&self, disk: &Disk, root: &Path) -> Result<(), TrainError> {
         let committed = commit::committed(disk, root)?;
         let steps: Vec<u64> = committed.iter().map(|(step, _)| *step).collect();
+        for (step, dir) in commit::later(disk, root)? {
+            if steps.last().is_some_and(|newest| *newest >= step) {
+                commit::discard(disk, &dir)?;
+            }
+        }
         let dropped = self.dropped(&steps);
         let gone = committed.iter().filter(|(step, _)| dropped.contains(step));
         gone.into_iter().try_for_each(|(_, dir)| commit::discard(disk, dir))
@@ -91,6 +97,30 @@ mod tests {
         assert_eq!(keep.at_most(Some(1000), 100, false), 3);
         assert_eq!(keep.at_most(None, 100, true), 4);
         assert_eq!(Keep { every: 250, ..keep }.at_most(Some(1000), 100, false), 5);
+    }
+
+    #[test]
+    fn what_was_set_aside_goes_when_a_checkpoint_is_as_far() {
+        let (root, keep) = (tempfile::tempdir().unwrap(), Keep { last: 2, every: 0, best: None });
+        let add = |name: &str| std::fs::create_dir(root.path().join(name)).unwrap();
+        let left = |prefix: &str| {
+            keep.prune(&Disk::default(), root.path()).unwrap();
+            let entries = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name());
+            let names = entries.map(|name| name.to_string_lossy().into_owned());
+            let mut names: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
+            names.sort();
+            names
+        };
+        let aside = ["later-2-step-000000006", "later-step-000000006", "later-step-000000008"];
+        aside.into_iter().for_each(add);
+        add("corrupt-step-000000001");
+        add("step-000000004");
+        assert_eq!(left("later-"), aside);
+        add("step-000000007");
+        assert_eq!(left("later-"), aside[2..]);
+        add("step-000000008");
+        assert!(left("later-").is_empty());
+        assert_eq!(left(""), ["corrupt-step-000000001", "step-000000007", "step-000000008"]);
     }
 
     #[test]
