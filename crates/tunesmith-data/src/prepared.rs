@@ -4,7 +4,7 @@
 //! TSTOKENS  version  rows  index's place  sums' place    numbers of 8 bytes, little-endian as everything here
 //! key       4 hashes of 32 bytes: data files, rules for reading rows, tokenizer and template, options
 //! row 0     examples: their number, then of each: length, tokens cut off, piece, flags,
-//!           [label], ids (4 bytes each), trained (1 bit each), [weights (4 bytes each)]
+//!           [label], [weight], ids (4 bytes each), trained (1 bit each), [weights (4 bytes each)]
 //! row 1     …
 //! index     where each row starts, and where the last one ends: 8 bytes each
 //! sums      BLAKE3 of each 128 KiB of rows

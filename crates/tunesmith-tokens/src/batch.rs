@@ -52,9 +52,16 @@ pub struct Doc {
     pub group: u32,
     /// A class or a score, for objectives that have one per document; of a chosen answer, the margin.
     pub label: Option<f32>,
+    /// What its row counts where objectives judge documents as a whole.
+    #[serde(default = "one")]
+    pub weight: f32,
     /// How many tokens stand before `start` for it: the first ones of its group's first document.
     #[serde(default)]
     pub shared: usize,
+}
+
+fn one() -> f32 {
+    1.0
 }
 
 impl Batch {
@@ -67,13 +74,14 @@ impl Batch {
             let begins = !example.tied || batch.docs.is_empty();
             n_groups += u32::from(begins);
             let (start, group) = (batch.tokens.len(), n_groups - 1);
-            let Example { row, label, shared, .. } = *example;
+            let Example { row, label, shared, weight, .. } = *example;
             let is_there = !begins && first.get(..shared) == Some(&example.ids[..shared]);
             let shared = if is_there { shared } else { 0 };
             if begins {
                 first = &example.ids;
             }
-            batch.docs.push(Doc { start, row, group, label, shared });
+            let weight = weight.unwrap_or(1.0);
+            batch.docs.push(Doc { start, row, group, label, weight, shared });
             batch.extend_weights(example, shared);
             batch.tokens.extend_from_slice(&example.ids[shared..]);
             let next = example.ids.iter().zip(&example.trained).skip(shared + 1);
@@ -184,12 +192,15 @@ mod tests {
         let plain = example(&[1, 2, 3], &[true; 3], 0);
         let chosen = Example {
             label: Some(0.5),
+            weight: Some(3.0),
             weights: Some(vec![9.0, 2.0]),
             ..example(&[4, 5], &[true; 2], 1)
         };
         let rejected = Example { tied: true, ..example(&[4, 6], &[true; 2], 1) };
         let batch = Batch::new([&plain, &chosen, &rejected, &plain]);
         let docs: Vec<_> = batch.docs.iter().map(|doc| (doc.row, doc.group, doc.label)).collect();
+        let of_rows: Vec<f32> = batch.docs.iter().map(|doc| doc.weight).collect();
+        assert_eq!(of_rows, [1.0, 3.0, 1.0, 1.0]);
         assert_eq!(docs, [(0, 0, None), (1, 1, Some(0.5)), (1, 1, None), (0, 2, None)]);
         // The weight of a token stands where its label stands.
         let expected = [1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];

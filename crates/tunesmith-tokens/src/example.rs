@@ -9,6 +9,8 @@ pub struct Example {
     pub trained: Vec<bool>,
     /// What each token counts where it is trained, same length as `ids`; `None`: 1 everywhere.
     pub weights: Option<Vec<f32>>,
+    /// What the row counts where objectives judge it as a whole; `None`: 1. It is in `weights` already.
+    pub weight: Option<f32>,
     /// The class or score of the whole; of a preference's chosen answer, the margin.
     pub label: Option<f32>,
     /// The row it came from, counted from 0 over all files of the data set.
@@ -71,8 +73,9 @@ impl Example {
         }
     }
 
-    /// Lets its tokens count `weight` times as much.
+    /// Lets it and its tokens count `weight` times as much.
     pub(crate) fn weigh(&mut self, weight: f32) {
+        self.weight = Some(self.weight.unwrap_or(1.0) * weight);
         let n = self.len();
         let weights = self.weights.get_or_insert_with(|| vec![1.0; n]);
         weights.iter_mut().for_each(|w| *w *= weight);

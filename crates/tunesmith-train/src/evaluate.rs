@@ -81,7 +81,7 @@ pub fn evaluate(
     let judged = judged.map(|Metric { name, sum, count }| Judged {
         name,
         share: sum / count,
-        n: *count as u64,
+        n: count.round() as u64,
     });
     let mut metrics = averages(&metrics);
     let confusion = (!predictions.is_empty()).then(|| Confusion::new(&predictions));

@@ -4,6 +4,10 @@
 //! loss of a step = Σₖ weightₖ · Σ sumₖ / countₖ        k: the terms; Σ sumₖ and countₖ: over all micro-batches
 //! ```
 //!
+//! Rows may have weights w: then every mean is a weighted one, Σ w·loss / Σ w, and a count is Σ w (of tokens: Σ w·tokens).
+//! A row of weight 2 counts as the row twice, one of weight 0 as none. (TRL 1.16 has no weights
+//! of rows: its `use_weighting` weighs pairs by the policy's own probabilities.)
+//!
 //! A new objective is one file with one function. The trainer divides by the counts of the whole optimizer step, so no
 //! objective ever averages by itself, and the gradient does not depend on how the step is split.
 
@@ -30,7 +34,7 @@ pub use sft::Sft;
 
 use crate::{Reading, TrainError};
 use std::ops::Range;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tunesmith_model::Transformer;
 use tunesmith_tokens::{Batch, IGNORE};
 
@@ -39,7 +43,9 @@ pub trait Objective {
     /// The units of its terms. A micro-batch that holds none of them is not read by the model.
     fn units(&self) -> &[Unit];
 
-    /// Whether it reads [`Batch::weights`]. Where it does not, a batch that has some is refused.
+    /// Whether it reads [`Batch::weights`], which may differ from token to token. Where it does not, documents count by
+    /// their rows' weights ([`Doc::weight`](tunesmith_tokens::Doc)), and a trained token that counts otherwise than its
+    /// document is refused.
     fn takes_weights(&self) -> bool {
         false
     }
@@ -102,13 +108,13 @@ pub struct Term {
 pub enum Unit {
     /// Trained tokens, each as much as its weight.
     Tokens,
-    /// Documents that have a label.
+    /// Documents that have a label, each as much as its row.
     Docs,
-    /// Groups of two documents or more.
+    /// Groups of two documents or more, each as much as its row.
     Pairs,
-    /// Trained tokens of the first document of each such group.
+    /// Trained tokens of the first document of each such group, each as much as its row.
     ChosenTokens,
-    /// All predicted tokens of the first document of each such group.
+    /// All predicted tokens of the first document of each such group, each as much as its row.
     ChosenText,
 }
 
@@ -124,8 +130,11 @@ impl Unit {
                 Some(weights) => weights.iter().map(|&w| f64::from(w)).sum(),
                 None => batch.n_trained() as f64,
             },
-            Self::Docs => batch.docs.iter().filter(|doc| doc.label.is_some()).count() as f64,
-            Self::Pairs => pairs_of(batch).count() as f64,
+            Self::Docs => {
+                let labelled = batch.docs.iter().filter(|doc| doc.label.is_some());
+                labelled.map(|doc| f64::from(doc.weight)).sum()
+            }
+            Self::Pairs => of_chosen(batch, |_| 1),
             Self::ChosenTokens => of_chosen(batch, |range| {
                 batch.labels[range].iter().filter(|&&label| label != IGNORE).count()
             }),
@@ -173,6 +182,15 @@ pub struct Metric {
     pub count: f64,
 }
 
+impl Metric {
+    /// The mean of `values` by `weights`, (n) each.
+    pub(crate) fn weighted(name: &'static str, values: &Tensor, weights: &Tensor) -> Self {
+        let [values, weights] = [values, weights].map(|x| x.detach().to_kind(Kind::Double));
+        let sum = (values * &weights).sum(Kind::Double).double_value(&[]);
+        Self { name, sum, count: weights.sum(Kind::Double).double_value(&[]) }
+    }
+}
+
 /// Adds the sums of a micro-batch to those of the step.
 pub(crate) fn merge(into: &mut Vec<Metric>, metrics: Vec<Metric>) {
     for metric in metrics {
@@ -201,10 +219,12 @@ fn pairs_of(batch: &Batch) -> impl Iterator<Item = Range<usize>> + '_ {
     groups.filter(|group| group.len() >= 2)
 }
 
-/// Σ of `count` over the tokens of the first document of each group of two or more.
+/// Σ of `count` over the tokens of the first document of each group of two or more, by the weights of their rows.
 fn of_chosen(batch: &Batch, count: impl Fn(Range<usize>) -> usize) -> f64 {
     let ranges: Vec<Range<usize>> = batch.doc_ranges().collect();
-    pairs_of(batch).map(|group| count(ranges[group.start].clone())).sum::<usize>() as f64
+    let weighed =
+        |first: usize| f64::from(batch.docs[first].weight) * count(ranges[first].clone()) as f64;
+    pairs_of(batch).map(|group| weighed(group.start)).sum()
 }
 
 /// Weights of the trained labels, in order; `None` where all are 1.
@@ -221,7 +241,7 @@ mod tests {
 
     #[test]
     fn units_are_counted_as_they_are_defined() {
-        let doc = |start, group, label| Doc { start, row: 0, group, label, shared: 0 };
+        let doc = |start, group, label| Doc { start, row: 0, group, label, weight: 1.0, shared: 0 };
         let mut batch = Batch {
             tokens: vec![1; 6],
             labels: vec![1, IGNORE, 1, IGNORE, 1, IGNORE],
@@ -234,6 +254,9 @@ mod tests {
         batch.weights = Some(vec![0.5, 9.0, 2.0, 9.0, 0.0, 9.0]);
         assert_eq!(counts(&batch), [2.5, 2.0, 1.0, 1.0, 1.0]);
         assert_eq!(PerUnit::count([&batch, &batch]), PerUnit([5.0, 4.0, 2.0, 2.0, 2.0]));
+        batch.docs[0].weight = 3.0;
+        batch.docs[1].weight = 0.5;
+        assert_eq!(counts(&batch), [2.5, 4.0, 0.5, 0.5, 0.5], "of a pair the chosen one tells");
         assert_eq!(counts(&Batch::default()), [0.0; 5]);
         assert!(PerUnit::default().lacks(&Unit::ALL));
     }

@@ -10,7 +10,7 @@ use crate::{
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Tensor;
 use tunesmith_model::{DropoutKey, Pass, Transformer};
-use tunesmith_tokens::Batch;
+use tunesmith_tokens::{Batch, IGNORE};
 
 /// What a step has seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,10 +110,12 @@ pub(crate) fn forward(
         return Ok(Terms::default());
     }
     if let (Some(weights), false) = (&batch.weights, objective.takes_weights())
-        && let Some(at) = weights.iter().position(|&weight| weight != 1.0)
+        && let Some((_, doc)) = batch.doc_ranges().zip(&batch.docs).find(|(range, doc)| {
+            let trained = range.clone().filter(|&at| batch.labels[at] != IGNORE);
+            trained.into_iter().any(|at| weights[at] != doc.weight)
+        })
     {
-        let doc = batch.docs.iter().rfind(|doc| doc.start <= at);
-        return Err(TrainError::Weights { row: doc.map_or(0, |doc| doc.row) });
+        return Err(TrainError::Weights { row: doc.row });
     }
     let reading = Reading::new(model, batch, &mut pass)?;
     objective.terms(&Reading { statistic, known, ..reading })

@@ -5,7 +5,7 @@ use tunesmith_tokens::EncodeKnobs;
 
 /// Counts changes of the file's format. How rows become tokens changes with tunesmith's own version, and is looked at
 /// in some rows besides.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 /// Bytes of a key in a file.
 pub(super) const BYTES: usize = 32 * PARTS.len();
 /// What messages call the parts of a key, in their order.

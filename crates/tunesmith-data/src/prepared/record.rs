@@ -7,6 +7,7 @@ const MALFORMED: u32 = u32::MAX;
 const TIED: u32 = 1;
 const LABEL: u32 = 2;
 const WEIGHTS: u32 = 4;
+const WEIGHT: u32 = 8;
 
 /// The record of a row that could not be encoded.
 pub(super) fn malformed() -> Vec<u8> {
@@ -27,9 +28,11 @@ pub(super) fn record(examples: &[Example]) -> Vec<u8> {
             &mut bytes,
             flag(example.tied, TIED)
                 | flag(example.label.is_some(), LABEL)
-                | flag(example.weights.is_some(), WEIGHTS),
+                | flag(example.weights.is_some(), WEIGHTS)
+                | flag(example.weight.is_some(), WEIGHT),
         );
-        example.label.iter().for_each(|label| bytes.extend(label.to_le_bytes()));
+        let of_whole = example.label.iter().chain(&example.weight);
+        of_whole.for_each(|number| bytes.extend(number.to_le_bytes()));
         example.ids.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
         for eight in example.trained.chunks(8) {
             let bits = eight.iter().enumerate();
@@ -52,10 +55,11 @@ pub(super) fn examples(mut bytes: &[u8], row: u64) -> Option<Option<Vec<Example>
         let len = take_u32(&mut bytes)? as usize;
         let (truncated, piece) = (take_u32(&mut bytes)?, take_u32(&mut bytes)?);
         let flags = take_u32(&mut bytes)?;
-        let label = match flags & LABEL {
-            0 => None,
-            _ => Some(f32::from_bits(take_u32(&mut bytes)?)),
+        let mut number = |flag: u32| match flags & flag {
+            0 => Some(None),
+            _ => Some(Some(f32::from_bits(take_u32(&mut bytes)?))),
         };
+        let (label, weight) = (number(LABEL)?, number(WEIGHT)?);
         let ids = take(&mut bytes, len.checked_mul(4)?)?.chunks_exact(4);
         let ids = ids.map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
         let bits = take(&mut bytes, len.div_ceil(8))?;
@@ -72,6 +76,7 @@ pub(super) fn examples(mut bytes: &[u8], row: u64) -> Option<Option<Vec<Example>
             ids,
             trained,
             weights,
+            weight,
             label,
             row,
             truncated,
@@ -108,6 +113,7 @@ mod tests {
         let rich = Example {
             weights: Some((0..21).map(|i| i as f32).collect()),
             label: Some(-0.5),
+            weight: Some(0.25),
             truncated: 3,
             piece: 2,
             tied: true,

@@ -1,4 +1,6 @@
 //! Sequence classification: cross-entropy of a document's label, its scores read off its last token.
+//!
+//! loss = −Σ w ln p(label) / Σ w over the labelled documents of the whole step; w is 1 unless a row says otherwise.
 
 use super::{Metric, Objective, Term, Terms, Unit, documents::doc_scores};
 use crate::{Reading, TrainError};
@@ -14,7 +16,7 @@ impl Objective for Classify {
     }
 
     fn terms(&self, reading: &Reading<'_>) -> Result<Terms, TrainError> {
-        let docs = (0i64..).zip(&reading.batch.docs);
+        let docs = (0i64..).zip(&reading.batch.docs).filter(|(_, doc)| doc.weight > 0.0);
         let scores = doc_scores(reading)?; // (D, labels)
         let n_labels = scores.size()[1];
         let class = |doc: &tunesmith_tokens::Doc, label: f32| match label {
@@ -23,19 +25,22 @@ impl Objective for Classify {
             }
             label => Err(TrainError::BadLabel { row: doc.row, label, n_labels }),
         };
-        let labelled = docs.filter_map(|(i, doc)| Some(class(doc, doc.label?).map(|c| (i, c))));
-        let (at, classes): (Vec<i64>, Vec<i64>) =
+        let labelled =
+            docs.filter_map(|(i, doc)| Some(class(doc, doc.label?).map(|c| ((i, doc.weight), c))));
+        let (at, classes): (Vec<(i64, f32)>, Vec<i64>) =
             labelled.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let (at, weights): (Vec<i64>, Vec<f32>) = at.into_iter().unzip();
         let scores = scores.index_select(0, &Tensor::from_slice(&at).to_device(scores.device()));
         let targets = Tensor::from_slice(&classes).to_device(scores.device());
         let logprobs = scores.log_softmax(-1, Kind::Float);
-        let nll = -logprobs.gather(1, &targets.unsqueeze(1), false).sum(Kind::Float);
+        let weights = Tensor::from_slice(&weights).to_device(scores.device());
+        let picked = logprobs.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+        let nll = -(picked * &weights).sum(Kind::Float);
         let found = Vec::<i64>::try_from(scores.detach().argmax(-1, false))?;
         let pairs = classes.into_iter().zip(found);
         let predictions: Vec<(u32, u32)> = pairs.map(|(a, b)| (a as u32, b as u32)).collect();
-        let right = predictions.iter().filter(|(a, b)| a == b).count();
-        let accuracy =
-            Metric { name: "accuracy", sum: right as f64, count: predictions.len() as f64 };
+        let right = scores.argmax(-1, false).eq_tensor(&targets);
+        let accuracy = Metric::weighted("accuracy", &right, &weights);
         let terms = vec![Term { unit: Unit::Docs, weight: 1.0, sum: nll }];
         Ok(Terms { terms, metrics: vec![accuracy], predictions })
     }

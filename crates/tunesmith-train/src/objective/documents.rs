@@ -5,8 +5,8 @@
 use super::pairs_of;
 use crate::{Reading, TrainError};
 use std::ops::Range;
-use tch::{Kind, Tensor};
-use tunesmith_tokens::{Batch, IGNORE};
+use tch::{Device, Kind, Tensor};
+use tunesmith_tokens::{Batch, Doc, IGNORE};
 
 /// ln p of each document's trained tokens, summed, (D), fp32.
 pub(crate) fn doc_logps(reading: &Reading<'_>) -> Tensor {
@@ -51,15 +51,19 @@ pub(crate) fn doc_scores(reading: &Reading<'_>) -> Result<Tensor, TrainError> {
 pub(crate) struct PairIndex {
     pub(crate) chosen: Vec<i64>,
     pub(crate) rejected: Vec<i64>,
+    weights: Vec<f32>,
 }
 
 impl PairIndex {
-    /// The pairs of a batch, each checked: two answers that differ, to one prompt.
+    /// The pairs of a batch that count anything, each checked: two answers that differ, to one prompt.
     pub(crate) fn new(batch: &Batch) -> Result<Self, TrainError> {
-        let mut index = Self { chosen: Vec::new(), rejected: Vec::new() };
+        let mut index = Self { chosen: Vec::new(), rejected: Vec::new(), weights: Vec::new() };
         for pair in pairs_of(batch) {
             let [chosen, rejected] = [pair.start, pair.start + 1];
-            let row = batch.docs[chosen].row;
+            let Doc { row, weight, .. } = batch.docs[chosen];
+            if weight == 0.0 {
+                continue; // as if it were not there
+            }
             let bad = |reason: String| Err(TrainError::BadPair { row, reason });
             if pair.len() != 2 {
                 return bad(format!(
@@ -81,8 +85,14 @@ impl PairIndex {
             }
             index.chosen.push(chosen as i64);
             index.rejected.push(rejected as i64);
+            index.weights.push(weight);
         }
         Ok(index)
+    }
+
+    /// What each pair counts, (P).
+    pub(crate) fn weights(&self, device: Device) -> Tensor {
+        Tensor::from_slice(&self.weights).to_device(device)
     }
 
     /// Numbers of documents (D) as those of chosen and of rejected ones, (P) each.

@@ -1,7 +1,7 @@
 //! Learning from pairs: a weighted sum of pair losses and of the chosen answers' own likelihood.
 //!
 //! ```text
-//! loss = Σₖ weightₖ · mean over pairs of lossₖ(pair)  +  weight · mean NLL of the chosen answers' tokens
+//! loss = Σₖ weightₖ · Σ w lossₖ(pair) / Σ w  +  weight · Σ w NLL(token) / Σ w      w: of the row; 1 unless it says so
 //! ```
 
 use super::{
@@ -132,24 +132,26 @@ impl Objective for Preference {
         let [n_chosen, n_rejected] = index.split(&counts);
         let pairs = Pairs { chosen, rejected, ref_chosen, ref_rejected, n_chosen, n_rejected };
         let mut terms = Vec::new();
-        let mut metrics = self.metrics(&pairs);
+        let weights = index.weights(device);
+        let mut metrics = self.metrics(&pairs, &weights);
         // TRL counts the chosen answers alone.
         let correct = sum_by_doc(&scores.correct.to_kind(Kind::Float), batch);
         metrics.push(Metric {
             name: "mean_token_accuracy",
-            sum: index.split(&correct)[0].sum(Kind::Float).double_value(&[]),
+            sum: (&index.split(&correct)[0] * &weights).sum(Kind::Float).double_value(&[]),
             count: Unit::ChosenTokens.count(batch),
         });
         for (summand, weight) in &self.summands {
             let sum = match summand {
-                Summand::Pairs(loss) => (loss.of)(&pairs, &self.knobs).sum(Kind::Float),
-                Summand::Sft { prompt: false } => -pairs.chosen.sum(Kind::Float),
+                Summand::Pairs(loss) => (loss.of)(&pairs, &self.knobs) * &weights,
+                Summand::Sft { prompt: false } => -&pairs.chosen * &weights,
                 Summand::Sft { prompt: true } => {
                     let text = batch.all_trained();
                     let by_doc = doc_logps(&reading.with_batch(&text));
-                    -index.split(&by_doc)[0].sum(Kind::Float)
+                    -&index.split(&by_doc)[0] * &weights
                 }
             };
+            let sum = sum.sum(Kind::Float);
             let unit = summand.unit();
             if let Summand::Sft { .. } = summand {
                 metrics.push(Metric {
@@ -166,7 +168,7 @@ impl Objective for Preference {
 
 impl Preference {
     /// Under TRL's names: rewards are β times the log-ratio, or the log-probability where there is no reference.
-    fn metrics(&self, pairs: &Pairs) -> Vec<Metric> {
+    fn metrics(&self, pairs: &Pairs, weights: &Tensor) -> Vec<Metric> {
         let _no_grad = tch::no_grad_guard();
         // SimPO and ORPO reward the mean over tokens.
         let by_mean = self.summands.iter().any(|(summand, _)| {
@@ -177,11 +179,7 @@ impl Preference {
             false => (pairs.c(), pairs.r()),
         };
         let (c, r) = (c * self.knobs.beta, r * self.knobs.beta);
-        let mean = |name, values: &Tensor| Metric {
-            name,
-            sum: values.sum(Kind::Double).double_value(&[]),
-            count: values.numel() as f64,
-        };
+        let mean = |name, values: &Tensor| Metric::weighted(name, values, weights);
         let mut metrics = vec![
             mean("rewards/chosen", &c),
             mean("rewards/rejected", &r),

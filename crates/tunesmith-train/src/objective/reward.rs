@@ -1,7 +1,7 @@
 //! A reward model: one score per document, read off its last token (Bradley & Terry 1952; Ouyang et al. 2022, eq. 1).
 //!
 //! ```text
-//! loss = mean over pairs of −ln σ(s_c − s_r − margin)  +  λ · mean (s_c + s_r)²
+//! loss = Σ −w ln σ(s_c − s_r − margin) / Σ w  +  λ · Σ w (s_c + s_r)² / Σ w      over pairs; w: of the row, 1 unless it says so
 //! ```
 //!
 //! The second term, with λ > 0, keeps scores around zero (Eisenstein et al. 2023, section 2). The margin is the chosen
@@ -35,24 +35,24 @@ impl Objective for Reward {
         let margins: Vec<f32> = index.chosen.iter().map(margin).collect();
         let gap = &chosen - &rejected;
         let margins = Tensor::from_slice(&margins).to_device(gap.device());
-        let ranking = -(&gap - margins).log_sigmoid().sum(Kind::Float);
+        let weights = index.weights(gap.device());
+        let ranking = -((&gap - margins).log_sigmoid() * &weights).sum(Kind::Float);
         let mut terms = vec![Term { unit: Unit::Pairs, weight: 1.0, sum: ranking }];
         if self.center_coefficient > 0.0 {
-            let sum = (&chosen + &rejected).square().sum(Kind::Float);
+            let sum = ((&chosen + &rejected).square() * &weights).sum(Kind::Float);
             terms.push(Term { unit: Unit::Pairs, weight: self.center_coefficient, sum });
         }
-        let mean = |name, values: &Tensor| Metric {
-            name,
-            sum: values.sum(Kind::Double).double_value(&[]),
-            count: values.numel() as f64,
-        };
         let metrics = tch::no_grad(|| {
+            let scores = Tensor::cat(&[&chosen, &rejected], 0);
+            let twice = Tensor::cat(&[&weights, &weights], 0);
+            let one =
+                |name, value: Tensor| Metric { name, sum: value.double_value(&[]), count: 1.0 };
             vec![
-                mean("min_reward", &scores.min()),
-                mean("mean_reward", &scores),
-                mean("max_reward", &scores.max()),
-                mean("accuracy", &gap.gt(0.0)),
-                mean("margin", &gap),
+                one("min_reward", scores.min()),
+                Metric::weighted("mean_reward", &scores, &twice),
+                one("max_reward", scores.max()),
+                Metric::weighted("accuracy", &gap.gt(0.0), &weights),
+                Metric::weighted("margin", &gap, &weights),
             ]
         });
         Ok(Terms { terms, metrics, ..Terms::default() })
