@@ -233,6 +233,8 @@ fn adapters_that_cannot_be_told_apart_or_found_are_refused() {
         &format!("{ask} --adapter one --adapter two/one"),
         &["one and two/one are both called `one`", "help: --adapter NAME=DIR"],
     );
+    said(66, &format!("{ask} --adapter nowhere"), &["--adapter nowhere: ", "found nothing there"]);
+    said(66, &format!("{ask} --adapter x=tiny"), &["--adapter tiny: ", "no adapter_config.json"]);
     said(64, &format!("{ask} --adapter base=one"), &["`base` is the model without an adapter"]);
     said(64, &format!("{ask} --adapter =one"), &["expected DIR or NAME=DIR"]);
     said(65, &format!("{ask} --adapter one --adapter other"), &["other"]);

@@ -52,9 +52,20 @@ fn own_name(path: &Path) -> String {
     telling.next().unwrap_or_else(|| path.display().to_string())
 }
 
-/// Refuses two adapters of one name.
+/// Refuses two adapters of one name, and what is no adapter, before a model is loaded for it.
 pub(crate) fn check(adapters: &[AdapterArg]) -> Result<()> {
     for (i, adapter) in adapters.iter().enumerate() {
+        if !adapter.dir.join("adapter_config.json").is_file() {
+            let found = match adapter.dir.exists() {
+                true => "no adapter_config.json there",
+                false => "nothing there",
+            };
+            let text = format!(
+                "--adapter {}: expected the directory of an adapter, or of a run that has ended, found {found}\nhelp: a run leaves its adapter in final/; --adapter NAME=DIR names one",
+                adapter.dir.display()
+            );
+            return Err(Failure(Exit::NoInput, text).into());
+        }
         if let Some(other) = adapters[..i].iter().find(|other| other.name == adapter.name) {
             let text = format!(
                 "--adapter: {} and {} are both called `{}`\nhelp: --adapter NAME=DIR gives them different names",
@@ -207,6 +218,5 @@ mod tests {
         let error = choose(&adapters, "zebra").unwrap_err();
         assert_eq!(error, "no adapter is called `zebra`\nhelp: there are `chats`, `facts`, `base`");
         assert!(choose(&[], "facts").unwrap_err().contains("--adapter facts=DIR"));
-        assert!(check(&["a=x", "a=y"].map(|text| text.parse().unwrap())).is_err());
     }
 }
