@@ -60,7 +60,8 @@ impl Example {
     /// a model reads it once.
     ///
     /// A token can be asked for one next token only: the one before the first trained token of a member stays its own, and
-    /// so does the last one, which heads over labels read.
+    /// so does the last one, which heads over labels read. Sharing pays from the first token on
+    /// (`docs/benchmarks/adapters.md`).
     pub fn share_prompts(examples: &mut [Self]) {
         for group in examples.chunk_by_mut(|_, next| next.tied) {
             let Some((first, others)) = group.split_first_mut() else { continue };
