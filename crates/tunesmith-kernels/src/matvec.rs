@@ -137,8 +137,10 @@ impl<E: Element> Product<E> {
                     std::array::from_fn(|r| E::load_run::<S>(x.add(r * self.n_in + i)));
                 for o in 0..4 {
                     let of_w = E::load_run::<S>(w[o].add(i));
-                    // The rows of the next tile, which the hardware does not foresee.
-                    prefetch(w[o].wrapping_add(4 * self.n_in + i));
+                    if row == 0 {
+                        // The rows of the next tile, which the hardware does not foresee.
+                        prefetch(w[o].wrapping_add(4 * self.n_in + i));
+                    }
                     for r in 0..M {
                         acc[r][o] = E::dot::<S>(of_w, of_x[r], acc[r][o]);
                     }
@@ -149,20 +151,25 @@ impl<E: Element> Product<E> {
             let zero = S::splat(0.0);
             let all: [S::V; LANES] =
                 std::array::from_fn(|i| if i / 4 < M { acc[i / 4][i % 4] } else { zero });
-            let all = S::to_array(S::sums(&all));
-            let sums: [[f32; 4]; M] =
-                std::array::from_fn(|r| std::array::from_fn(|o| all[r * 4 + o]));
+            let mut sums = S::to_array(S::sums(&all));
             for r in 0..M {
                 for o in 0..n {
-                    let mut sum = sums[r][o];
+                    let sum = &mut sums[r * 4 + o];
                     for i in whole..self.n_in {
-                        sum += (*x.add(r * self.n_in + i)).to_f32() * (*w[o].add(i)).to_f32();
+                        *sum += (*x.add(r * self.n_in + i)).to_f32() * (*w[o].add(i)).to_f32();
                     }
                     if let Some(bias) = self.bias {
-                        sum += (*bias.add(from + o)).to_f32();
+                        *sum += (*bias.add(from + o)).to_f32();
                     }
-                    *self.y.add((row + r) * self.n_out + from + o) = E::from_f32(sum);
                 }
+            }
+            // Rounded all at once. This, and asking ahead only once for a row of W, took 16 prompts in bf16 from 740 to 880
+            // tokens/s.
+            let mut rounded = [E::default(); LANES];
+            E::store::<S>(rounded.as_mut_ptr(), S::load(sums.as_ptr()));
+            for r in 0..M {
+                let y = self.y.add((row + r) * self.n_out + from);
+                std::ptr::copy_nonoverlapping(rounded.as_ptr().add(r * 4), y, n);
             }
         }
     }

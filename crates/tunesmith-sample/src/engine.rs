@@ -174,8 +174,7 @@ impl<'a> Engine<'a> {
         });
         let last = Tensor::from_slice(&ends.collect::<Vec<i64>>()).to_device(self.model.device());
         let hidden = hidden.index_select(0, &last); // (S, C)
-        let logits = self.model.head().logits(&hidden, &pass).to_kind(Kind::Float); // (S, V)
-        Ok(Vec::<Vec<f32>>::try_from(logits)?)
+        rows(&self.model.head().logits(&hidden, &pass).to_kind(Kind::Float)) // (S, V)
     }
 
     /// Those of all taken slots, where each reads one token and they ask for one adapter. A slot at rest reads token 0
@@ -187,8 +186,13 @@ impl<'a> Engine<'a> {
         let taken: Vec<i64> =
             (0i64..).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(i, _)| i).collect();
         let taken = Tensor::from_slice(&taken).to_device(logits.device());
-        Ok(Vec::<Vec<f32>>::try_from(logits.index_select(0, &taken))?)
+        rows(&logits.index_select(0, &taken))
     }
+}
+
+/// Each row as host memory, copied as a whole; tch's own conversion to rows goes number by number.
+fn rows(logits: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+    (0..logits.size()[0]).map(|i| Ok(Vec::<f32>::try_from(logits.get(i))?)).collect()
 }
 
 #[cfg(test)]

@@ -150,17 +150,21 @@ impl SamplerKnobs {
 
 /// The first of the largest scores.
 fn best(scores: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = i;
-        }
-    }
-    best as u32
+    let max = max(scores);
+    scores.iter().position(|&score| score == max).unwrap_or(0) as u32
 }
 
+/// The largest score; what is no number does not count. In lanes, which the compiler makes vectors of.
 fn max(scores: &[f32]) -> f32 {
-    scores.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = scores.as_chunks();
+    for chunk in chunks {
+        for (lane, &score) in lanes.iter_mut().zip(chunk as &[f32; 16]) {
+            *lane = larger(*lane, score);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
 fn rule_out(scores: &mut [f32], condition: impl Fn(f32) -> bool) {
@@ -236,6 +240,13 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_the_best() {
-        assert_eq!(SamplerKnobs::default().choose(&[1.0, 3.0, 3.0], 0, 0), 1);
+        let greedy = |scores: &[f32]| SamplerKnobs::default().choose(scores, 0, 0);
+        assert_eq!(greedy(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(greedy(&[NONE, f32::NAN, -2.0, NONE]), 2);
+        let mut many = [0.5f32; 100];
+        (many[37], many[53], many[99]) = (0.75, 0.75, 0.7);
+        assert_eq!(greedy(&many), 37);
+        many[99] = 0.8;
+        assert_eq!(greedy(&many), 99);
     }
 }
