@@ -28,7 +28,7 @@ pub struct TrainKnobs {
     pub accumulate: usize,
     /// Steps between checkpoints. 0: none but the final model.
     pub save_every: u64,
-    /// Steps between evaluations of the held-out rows. 0: none.
+    /// Steps between evaluations of the held-out rows; the last step is followed by one, too. 0: none.
     pub eval_every: u64,
     /// Whether training goes on while a checkpoint is written. It costs the memory of a second copy of all that is saved;
     /// else training waits for the disk.
@@ -184,10 +184,12 @@ pub fn train(
     let mut emit = |event: Event<'_>| on_event(event).map_err(TrainError::Sink);
     let mut saves = Saves::new(&run);
     run.source.seek(run.state.cursor).map_err(TrainError::Source)?;
+    let mut exhausted = false;
     loop {
+        let done = exhausted || knobs.is_done(&run.state);
         let mut is_best = false;
         if let Some(held_out) = run.held_out.as_deref_mut()
-            && due(run.state.step, knobs.eval_every)
+            && (due(run.state.step, knobs.eval_every) || (done && knobs.eval_every > 0))
             && run.state.evaluated < run.state.step
         {
             let evaluated = evaluate::evaluate(run.model, held_out, run.objective, run.stop)?;
@@ -201,7 +203,7 @@ pub fn train(
         if due(run.state.step, knobs.save_every) || (is_best && knobs.keep_best) {
             saves.start(&mut run, &mut emit)?;
         }
-        if knobs.is_done(&run.state) {
+        if done {
             return finish(run, saves, &mut emit);
         }
 
@@ -212,7 +214,8 @@ pub fn train(
         };
         let batches = next_batches(run.source, knobs.accumulate)?;
         if batches.is_empty() {
-            return finish(run, saves, &mut emit);
+            exhausted = true; // the last rows were all left out
+            continue;
         }
         let measured =
             measure(run.model, run.optimizer, run.objective, &batches, run.seed, run.stop);

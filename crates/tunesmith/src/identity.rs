@@ -86,11 +86,10 @@ pub(crate) fn refuse_changes(
     allowed: &[String],
     dir: &Path,
 ) -> Result<()> {
-    let (saved, now) = (saved.as_object(), now.as_object());
     let mut changed = Vec::new();
-    for (key, is) in now.into_iter().flatten() {
+    for (key, is) in now.as_object().into_iter().flatten() {
         // What an older tunesmith did not note cannot be compared.
-        let Some(was) = saved.and_then(|saved| saved.get(key)).filter(|was| *was != is) else {
+        let Some(was) = saved.get(key).or(earlier(key, now)).filter(|was| *was != is) else {
             continue;
         };
         let is_allowed = |name: &String| {
@@ -114,6 +113,12 @@ pub(crate) fn refuse_changes(
         keys.join(",")
     );
     Err(Failure(Exit::BadConfig, text).into())
+}
+
+/// What a run did before there was a key for it.
+fn earlier(key: &str, now: &Value) -> Option<&'static Value> {
+    let in_pairs = ["preference", "reward"].map(Value::from).contains(&now["objective.kind"]);
+    (key == "data.share_prompt" && in_pairs).then_some(&Value::Bool(false))
 }
 
 fn shown(value: &Value) -> String {
@@ -172,6 +177,24 @@ mod tests {
         }
         assert!(check(&["data", "dataset"]).unwrap_err().ends_with("--allow-change schedule.lr"));
         assert_eq!(check(&["data.batch", "schedule", "dataset"]), Ok(()));
+    }
+
+    /// Prompts were repeated before they could be shared, which packs pairs in another way.
+    #[test]
+    fn what_runs_did_before_there_was_a_key_is_known() {
+        let check = |objective: &str, shares: bool| {
+            let saved = json!({"objective.kind": objective});
+            let now = json!({"objective.kind": objective, "data.share_prompt": shares});
+            refuse_changes(&saved, &now, &[], Path::new("x")).map_err(|e| e.to_string())
+        };
+        assert!(check("preference", true).unwrap_err().contains("data.share_prompt: was false"));
+        assert_eq!(check("preference", false), Ok(()));
+        assert_eq!(check("sft", true), Ok(()));
+    }
+
+    #[test]
+    fn the_same_settings_are_no_change() {
+        let saved = json!({"data.batch": 2});
         assert_eq!(
             refuse_changes(&saved, &saved, &[], Path::new("x")).map_err(|e| e.to_string()),
             Ok(())

@@ -134,7 +134,7 @@ pub(crate) struct KnobArgs {
     /// train.save_every: steps between checkpoints
     #[arg(long)]
     pub(crate) save_every: Option<String>,
-    /// train.eval_every: steps between evaluations
+    /// train.eval_every: steps between evaluations; the last step has one, too
     #[arg(long)]
     pub(crate) eval_every: Option<String>,
 }
