@@ -730,7 +730,7 @@ fn broken_messages() {
         "generate --model made --messages ask.json",
         65,
         expect![[r#"
-        error: ask.json: expected value at line 1 column 1
+        error: ask.json: line 1: expected value at column 1
         help: expected a list of {"role", "content"}, an object with such a list as `messages`, or one of these per line
     "#]],
     );

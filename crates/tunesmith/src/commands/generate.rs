@@ -96,7 +96,11 @@ fn documents(path: &Path) -> Result<Vec<Document>> {
         let place = format!("{place}: line {}", i + 1);
         match serde_json::from_str(line) {
             Ok(value) => Ok(Document { place, value }),
-            Err(e) => Err(bad_document(&place, &e.to_string()).into()),
+            Err(e) => {
+                // Each line is a document of its own, so that its first line is all there is.
+                let problem = e.to_string().replace(" at line 1 column ", " at column ");
+                Err(bad_document(&place, &problem).into())
+            }
         }
     };
     lines.map(document).collect()

@@ -56,6 +56,7 @@ mod tests {
             .set("samples.prompts", "[\"a # b\", 'say \"hi\"']", Origin::Recipe("r.toml".into()))
             .unwrap();
         let rows = "{ embed_tokens = [1, 2], lm_head = [2] }";
+        layers.set("adapter.method", "lora", Origin::Default).unwrap();
         layers.set("adapter.trainable_token_indices", rows, Origin::Default).unwrap();
         let text = layers.to_toml(&["a run".into()]);
         assert!(text.contains(&format!("trainable_token_indices = {rows}")), "{text}");
