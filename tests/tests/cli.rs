@@ -148,7 +148,7 @@ fn help_of_finetune() {
                       train.save_every: steps between checkpoints
 
                   --eval-every <EVAL_EVERY>
-                      train.eval_every: steps between evaluations
+                      train.eval_every: steps between evaluations; the last step has one, too
         "#]],
     );
 }

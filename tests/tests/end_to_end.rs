@@ -192,21 +192,28 @@ fn held_out_rows_are_evaluated() {
         "set.toml",
         "split = \"train\"\neval_split = \"held\"\n[splits]\ntrain = \"rows.jsonl\"\nheld = \"held.jsonl\"\n",
     );
-    place.ok("finetune --model llama3 --dataset set.toml --seq-len 32 --max-steps 4 --eval-every 2 --out x");
-    let metrics = place.metrics("x");
-    let evaluated: Vec<_> =
-        metrics.iter().filter(|record| record.get("eval_loss").is_some()).collect();
-    assert_eq!(evaluated.len(), 2);
+    place.ok("finetune --model llama3 --dataset set.toml --seq-len 32 --max-steps 5 --eval-every 2 --out x");
+    let evaluated = |out: &str| {
+        let mut records = place.metrics(out);
+        records.retain(|record| record.get("eval_loss").is_some());
+        records
+    };
+    let steps = |evaluated: &[Value]| {
+        evaluated.iter().map(|record| record["step"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    place.ok("finetune --model llama3 --dataset set.toml --epochs 1 --batch 4 --packing none --eval-every 100 --out y");
+    assert_eq!(steps(&evaluated("y")), [5], "after the last step, whenever that is");
+    let evaluated = evaluated("x");
+    assert_eq!(steps(&evaluated), [2, 4, 5]);
     assert_eq!(
-        keys(evaluated[0]),
+        keys(&evaluated[0]),
         ["step", "eval_loss", "eval_mean_token_accuracy", "eval_runtime"]
     );
-    assert_eq!([&evaluated[0]["step"], &evaluated[1]["step"]], [2, 4]);
     // The last evaluation is that of the model that was saved.
     let rows = place.ok("score --model x/final --data held.jsonl --json").json_lines();
     let sum = |name: &str| rows.iter().map(|row| row[name].as_f64().unwrap()).sum::<f64>();
     let (found, expected) =
-        (evaluated[1]["eval_loss"].as_f64().unwrap(), -sum("logprob") / sum("trained_tokens"));
+        (evaluated[2]["eval_loss"].as_f64().unwrap(), -sum("logprob") / sum("trained_tokens"));
     assert!((found / expected - 1.0).abs() < 1e-5, "eval_loss {found}, scored {expected}");
 }
 
