@@ -174,6 +174,21 @@ fn new_tokens_are_trained_and_travel_with_the_model() {
         "{} --resume",
         line("sft-lora", "--set model.dtype=fp32").replace("--max-steps 8", "--max-steps 10")
     ));
+    // So can its adapter, whose tokens come with it; further ones would have no rows.
+    let from = "finetune --recipe sft-lora --model tiny --dataset rows.jsonl --max-steps 2 --seq-len 64 --set samples.count=0 \
+        --set data.on_mismatch=warn --set model.dtype=fp32 --set adapter.from=runs/sft-lora";
+    place.ok(&format!("{from} --out runs/on"));
+    let config = place.json("runs/on/final/adapter_config.json");
+    assert_eq!(config["trainable_token_indices"], json!([2048, im_end, 2049]));
+    place.ok(&format!("{from} --out runs/again --set model.new_tokens=[\"<|reply|>\"]"));
+    let refused =
+        place.run(&format!("{from} --out runs/no --set model.new_tokens=[\"<|third|>\"]"));
+    assert!(
+        refused.code == Some(78) && refused.stderr.contains("has no row for \"<|third|>\""),
+        "{refused:?}"
+    );
+    let refused = place.run("export --model tiny --adapter runs/sft-lora --out x.gguf");
+    assert!(refused.stderr.contains("merge it"), "{refused:?}");
     // An adapter whose tokens lie elsewhere was trained on another model.
     let path = "runs/sft-lora/final/tokenizer.json";
     let mut tokenizer = place.json(path);

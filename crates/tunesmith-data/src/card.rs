@@ -101,8 +101,12 @@ impl Card {
                 head.0.len()
             )));
         }
-        let parsed: Head = serde_saphyr::from_str(head.0)
-            .map_err(|error| wrong(format!("the head of the file: {error}")))?;
+        let parsed: Head = match serde_saphyr::from_str(head.0) {
+            Ok(parsed) => parsed,
+            // Whatever is wrong with it, it does not mean to say anything about subsets.
+            Err(_) if !head.0.lines().any(|line| line.starts_with("configs")) => return Ok(None),
+            Err(error) => return Err(wrong(format!("the head of the file: {error}"))),
+        };
         let entries = parsed.configs.unwrap_or_default();
         let subsets: Vec<Subset> = entries.into_iter().map(Subset::from).collect();
         Ok((!subsets.is_empty()).then(|| Self { subsets, place: place.into() }))
@@ -360,6 +364,8 @@ mod tests {
             "---\nlicense: mit\n---\n",
             "---\nconfigs: []\n---\n",
             "---\nconfigs:\n",
+            "---\npretty_name: Chats: 2024\n---\n",
+            "---\nWords between lines.\n---\n",
         ] {
             assert_eq!(Card::parse(text, "README.md").unwrap(), None, "{text:?}");
         }

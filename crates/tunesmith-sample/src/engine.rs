@@ -192,6 +192,7 @@ impl<'a> Engine<'a> {
 
 /// Each row as host memory, copied as a whole; tch's own conversion to rows goes number by number.
 fn rows(logits: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+    let logits = logits.to_device(tch::Device::Cpu); // at once, since each copy waits for the device
     (0..logits.size()[0]).map(|i| Ok(Vec::<f32>::try_from(logits.get(i))?)).collect()
 }
 

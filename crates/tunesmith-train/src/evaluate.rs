@@ -34,7 +34,7 @@ pub struct Judged {
     pub name: &'static str,
     /// The share.
     pub share: f64,
-    /// How many were judged.
+    /// How many were judged; where rows have weights, (Σ w)² / Σ w².
     pub n: u64,
 }
 
@@ -58,11 +58,16 @@ pub fn evaluate(
     source.seek(Cursor::default()).map_err(TrainError::Source)?;
     let (mut sums, mut counts) = (PerUnit::default(), PerUnit::default());
     let (mut n_tokens, mut metrics, mut predictions) = (0, Vec::new(), Vec::new());
+    let (mut weight, mut square) = (0.0, 0.0); // sums over the groups
     while let Some(batch) = source.next().map_err(TrainError::Source)? {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         n_tokens += batch.len();
+        for group in batch.docs.chunk_by(|a, b| a.group == b.group) {
+            let w = f64::from(group[0].weight);
+            (weight, square) = (weight + w, square + w * w);
+        }
         Unit::ALL.into_iter().for_each(|unit| counts.add(unit, unit.count(&batch)));
         let statistic = objective.statistic(model, std::slice::from_ref(&batch))?;
         let terms = forward(model, objective, &batch, Pass::default(), (statistic, None))?;
@@ -81,11 +86,31 @@ pub fn evaluate(
     let judged = judged.map(|Metric { name, sum, count }| Judged {
         name,
         share: sum / count,
-        n: count.round() as u64,
+        n: alike(*count, weight, square),
     });
     let mut metrics = averages(&metrics);
     let confusion = (!predictions.is_empty()).then(|| Confusion::new(&predictions));
     metrics.extend(confusion.iter().map(|confusion| ("macro_f1", confusion.macro_f1())));
     let seconds = started.elapsed().as_secs_f64();
     Ok(Some(Evaluation { loss, metrics, confusion, judged, seconds }))
+}
+
+/// As how many rows of one weight those tell whose weights sum to `weight`, and their squares to `square`; `counted` is the
+/// part of `weight` that was judged (Kish 1965, the effective sample size).
+fn alike(counted: f64, weight: f64, square: f64) -> u64 {
+    (counted * weight / square).round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alike;
+
+    #[test]
+    fn rows_of_one_weight_count_as_they_are() {
+        for w in [1.0, 10.0, 0.005] {
+            assert_eq!(alike(60.0 * w, 60.0 * w, 60.0 * w * w), 60, "weight {w}");
+        }
+        assert_eq!(alike(12.0, 12.0, 102.0), 1, "one of 10 and two of 1");
+        assert_eq!(alike(30.0, 60.0, 60.0), 30, "half of them judged");
+    }
 }

@@ -32,6 +32,10 @@ pub(crate) fn directory(
     let whole = staging.path().join("model");
     fs::create_dir(&whole).with_context(|| whole.display().to_string())?;
     make(&whole)?;
+    if target.exists() && !is_whole() {
+        // Who cleans a cache file by file leaves such.
+        fs::remove_dir_all(&target).with_context(|| target.display().to_string())?;
+    }
     match fs::rename(&whole, &target) {
         Err(error) if !is_whole() => Err(error).with_context(|| target.display().to_string()),
         _ => Ok(target),
@@ -53,6 +57,9 @@ mod tests {
         assert_eq!(directory(&cache, b"a", make("2")).unwrap(), first);
         assert_eq!(fs::read_to_string(first.join(CONFIG)).unwrap(), "1");
         assert_ne!(directory(&cache, b"b", make("2")).unwrap(), first);
+        fs::rename(first.join(CONFIG), first.join("other")).unwrap();
+        assert_eq!(directory(&cache, b"a", make("3")).unwrap(), first);
+        assert_eq!(fs::read_to_string(first.join(CONFIG)).unwrap(), "3");
     }
 
     /// Another run was faster: its directory stays.

@@ -237,28 +237,33 @@ fn fresh_lora(recipe: &Recipe, config: &Config, model_dir: &Path) -> Result<Lora
     if config.n_labels.is_some() && lora.modules_to_save.is_empty() {
         lora.modules_to_save.push("score".into()); // as PEFT does: a new head must be learned, too
     }
-    let last = |module: &'static str| module.rsplit('.').next().unwrap_or(module);
-    let (embed, head) = (last(config.names.embed), last(config.names.head));
+    let (embed, head) = (last_of(config.names.embed), last_of(config.names.head));
     let new = &recipe.model.new_tokens;
-    let is_saved = |name: &str| lora.modules_to_save.iter().any(|saved| saved == name);
+    let texts = &recipe.adapter.trainable_tokens;
+    lora.trainable_token_indices.extend(&ids_of("adapter.trainable_tokens", texts, model_dir)?);
+    let is_saved = |name: &str| lora.modules_to_save.iter().any(|saved| last_of(saved) == name);
     if !new.is_empty() && (is_saved(embed) || is_saved(head)) {
         // Who trains one table whole wants their rows in both.
         let head = config.n_labels.is_none().then_some(head);
         for name in [Some(embed), head].into_iter().flatten() {
-            if !lora.modules_to_save.iter().any(|saved| saved == name) {
+            if !lora.modules_to_save.iter().any(|saved| last_of(saved) == name) {
                 lora.modules_to_save.push(name.to_owned());
             }
         }
     } else if !new.is_empty() {
         // Rows of the base stand still, and theirs must be learned: to be read, and to be said.
-        lora.trainable_token_indices.extend(&ids_of("model.new_tokens", new, model_dir)?);
-        if !config.tie_word_embeddings && config.n_labels.is_none() {
-            lora.trainable_token_indices.name_both(embed, head);
+        let ids = ids_of("model.new_tokens", new, model_dir)?;
+        match config.tie_word_embeddings || config.n_labels.is_some() {
+            true => lora.trainable_token_indices.extend(&ids),
+            false => lora.trainable_token_indices.extend_both(&ids, embed, head),
         }
     }
-    let texts = &recipe.adapter.trainable_tokens;
-    lora.trainable_token_indices.extend(&ids_of("adapter.trainable_tokens", texts, model_dir)?);
     Ok(lora)
+}
+
+/// The last part of a module's name.
+fn last_of(module: &str) -> &str {
+    module.rsplit('.').next().unwrap_or(module)
 }
 
 /// The ids of tokens by their texts.

@@ -67,7 +67,9 @@ pub(crate) struct Plan {
 impl Plan {
     /// Looks at what has been loaded for a run.
     pub(crate) fn new(recipe: &Recipe, model: &Transformer, optimizer: &AdamW) -> Self {
-        let row = recipe.data.seq_len.min(model.config.max_position_embeddings as usize);
+        let document = recipe.data.seq_len.min(model.config.max_position_embeddings as usize);
+        // Two answers that belong together may each be so long, and are never in two rows.
+        let row = if recipe.objective.kind.is_of_pairs() { 2 * document } else { document };
         let n_tokens = (recipe.data.batch * row) as u64;
         let in_use = match model.device() {
             Device::Cuda(index) => cuda::memory(index).map_or(0, |gpu| gpu.total - gpu.free),

@@ -55,6 +55,13 @@ pub(crate) enum ObjectiveKind {
     Classify,
 }
 
+impl ObjectiveKind {
+    /// Whether two answers are judged together.
+    pub(crate) fn is_of_pairs(self) -> bool {
+        matches!(self, Self::Preference | Self::Reward)
+    }
+}
+
 /// Where reference log-probabilities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

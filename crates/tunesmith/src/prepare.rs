@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{FinetuneArgs, SourceChoice},
-    exit::{Exit, Failure},
+    exit::{ConfigError, Exit, Failure},
     grow, load,
     locate::{self, LocatedData},
     objective::ObjectiveKind,
@@ -16,7 +16,7 @@ use std::{
 };
 use tunesmith_data::{Dataset, Stream, StreamKnobs, Written};
 use tunesmith_model::Config;
-use tunesmith_tokens::{Batch, Certificate, EncodeKnobs, Encoder, Template};
+use tunesmith_tokens::{Batch, Certificate, EncodeKnobs, Encoder, Template, Tokenizer};
 
 /// The recipe of the embedded model: what suits a model of two million weights.
 const EMBEDDED_RECIPE: &str = "sft-tiny";
@@ -99,10 +99,7 @@ impl Plan {
             warnings
                 .push(format!("{why}: {what}. This run shows the machinery, not a useful model."));
         }
-        let model_dir = match &recipe.model.new_tokens[..] {
-            [] => model.dir,
-            tokens => grow::with_tokens(&model.dir, tokens)?,
-        };
+        let model_dir = grown(model.dir, &recipe)?;
         Ok(Self { recipe, layers, data, model_dir, warnings })
     }
 
@@ -281,6 +278,31 @@ pub(crate) fn resolved(args: &FinetuneArgs) -> Result<String> {
     let layers = layers(args, recipe_file.as_deref())?;
     layers.resolve()?;
     Ok(layers.to_toml(&[]))
+}
+
+/// The model directory `dir` with the tokens of the adapter that training starts from, and with the recipe's new ones.
+fn grown(dir: PathBuf, recipe: &Recipe) -> Result<PathBuf> {
+    let (from, new) = (&recipe.adapter.from, &recipe.model.new_tokens);
+    if from.is_empty() {
+        return if new.is_empty() { Ok(dir) } else { grow::with_tokens(&dir, new) };
+    }
+    let adapter = locate::adapter(Path::new(from));
+    // What is no adapter is refused where it is loaded.
+    let dir = match adapter.join("adapter_config.json").is_file() {
+        true => grow::with_adapter(&dir, &adapter)?,
+        false => dir,
+    };
+    if !new.is_empty() {
+        let tokenizer = Tokenizer::from_dir(&dir)?;
+        if let Some(token) = new.iter().find(|token| tokenizer.token_to_id(token).is_none()) {
+            let problem = format!(
+                "the adapter {from} has no row for {token:?}, which so would not be learned"
+            );
+            let help = "train a new adapter, without adapter.from, for tokens that the model lacks";
+            return Err(ConfigError::new("model.new_tokens", problem, help).into());
+        }
+    }
+    Ok(dir)
 }
 
 /// Defaults, then a recipe file, then flags.

@@ -45,12 +45,19 @@ impl TokenIndices {
         }
     }
 
-    /// Gives the head the same rows as the embedding, where nobody said which module has which.
-    pub fn name_both(&mut self, embedding: &str, head: &str) {
-        if let Self::Embedding(ids) = self {
-            let named = [embedding, head].map(|name| (name.to_owned(), ids.clone()));
-            *self = Self::Modules(named.into());
+    /// Adds `ids` to both tables of a model whose head is a table of its own; what is there already stays where it is.
+    pub fn extend_both(&mut self, ids: &[i64], embedding: &str, head: &str) {
+        let mut modules = match std::mem::take(self) {
+            Self::Modules(modules) => modules,
+            Self::Embedding(ids) if ids.is_empty() => BTreeMap::new(),
+            Self::Embedding(ids) => BTreeMap::from([(embedding.to_owned(), ids)]),
+        };
+        for table in [embedding, head] {
+            let named = modules.keys().find(|name| name.ends_with(table)).cloned();
+            let list = modules.entry(named.unwrap_or_else(|| table.to_owned())).or_default();
+            list.extend(ids.iter().filter(|id| !list.contains(id)).copied().collect::<Vec<_>>());
         }
+        *self = Self::Modules(modules);
     }
 
     /// The largest token.
@@ -171,4 +178,28 @@ pub(super) fn whole_tables<'a>(
         Some((*name, held))
     });
     found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_tokens_are_read_and_said_and_others_stay_where_they_are() {
+        let modules = |pairs: [(&str, Vec<i64>); 2]| {
+            TokenIndices::Modules(pairs.map(|(name, ids)| (name.to_owned(), ids)).into())
+        };
+        let extended = |mut indices: TokenIndices| {
+            indices.extend_both(&[8, 9], "embed_tokens", "lm_head");
+            indices
+        };
+        let both = modules([("embed_tokens", vec![8, 9]), ("lm_head", vec![8, 9])]);
+        assert_eq!(extended(TokenIndices::default()), both);
+        let read = modules([("embed_tokens", vec![5, 8, 9]), ("lm_head", vec![8, 9])]);
+        assert_eq!(extended(TokenIndices::Embedding(vec![5])), read);
+        let named = BTreeMap::from([("model.embed_tokens".to_owned(), vec![8, 5])]);
+        let under_its_name =
+            modules([("model.embed_tokens", vec![8, 5, 9]), ("lm_head", vec![8, 9])]);
+        assert_eq!(extended(TokenIndices::Modules(named)), under_its_name);
+    }
 }

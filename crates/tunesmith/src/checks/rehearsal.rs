@@ -108,12 +108,13 @@ pub(crate) fn run(
     Ok(lines)
 }
 
-/// `n` rows of `length` tokens, all trained, out of the ids of real examples; tied and labelled as they are.
+/// `n` rows of `length` tokens, all trained, out of the ids of real examples; tied and labelled as they are. Of answers that
+/// are tied, each may be so long, and a row holds two.
 fn longest(examples: &[Example], n: usize, length: usize) -> Batch {
     let ids: Vec<u32> = examples.iter().flat_map(|e| e.ids.iter().copied()).collect();
     let mut ids = ids.into_iter().cycle();
     let tied = examples.iter().any(|e| e.tied);
-    let rows: Vec<Example> = (0..if tied { n.next_multiple_of(2) } else { n })
+    let rows: Vec<Example> = (0..if tied { 2 * n } else { n })
         .map(|i| Example {
             ids: ids.by_ref().take(length).collect(),
             trained: vec![true; length],
@@ -298,6 +299,6 @@ mod tests {
         assert_eq!((batch.len(), batch.docs.len(), batch.n_trained()), (30, 3, 27));
         let pair = [plain.clone(), Example { tied: true, ..plain }];
         let batch = longest(&pair, 3, 10);
-        assert_eq!(batch.docs.iter().map(|doc| doc.group).collect::<Vec<_>>(), [0, 0, 1, 1]);
+        assert_eq!(batch.docs.iter().map(|doc| doc.group).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2]);
     }
 }

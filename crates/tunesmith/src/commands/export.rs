@@ -3,7 +3,7 @@
 use crate::{
     cli::ExportArgs,
     exit::{ConfigError, Exit, Failure},
-    gguf, load, locate,
+    gguf, grow, load, locate,
 };
 use anyhow::{Context, Result};
 use std::{io::Write, path::Path, process::ExitCode};
@@ -43,13 +43,18 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         return Err(Failure(Exit::CannotCreate, text).into());
     }
     let options = LoadOptions::frozen(stored, Device::Cpu);
-    let mut model = Transformer::load(&located.dir, options)?;
-    let (what, found) = match args.adapter.as_deref().map(locate::adapter) {
+    let adapter = args.adapter.as_deref().map(locate::adapter);
+    let dir = match &adapter {
+        Some(adapter) => grow::with_adapter(&located.dir, adapter)?,
+        None => located.dir.clone(),
+    };
+    let mut model = Transformer::load(&dir, options)?;
+    let (what, found) = match adapter {
         Some(adapter) => {
             let number = model.load_adapter(&adapter, false)?;
             model.export_adapter_gguf(number, &args.out, kind)?;
             let written = model.load_adapter_gguf(&args.out)?;
-            let ids = compared_ids(&located.dir, &model.config)?;
+            let ids = compared_ids(&dir, &model.config)?;
             let [ours, theirs] = [number, written].map(|number| logits(&model, &ids, Some(number)));
             ("a LoRA adapter, for llama.cpp's --lora", difference(&ours?, &theirs?))
         }
