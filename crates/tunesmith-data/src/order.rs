@@ -3,8 +3,8 @@
 //! # Why not one permutation of everything
 //! A data set may be larger than memory and compressed in row groups, where reading rows at random costs a
 //! decompression each. So chunks of 4,096 consecutive rows are permuted, 8 chunks at a time form a pool, and each pool
-//! is permuted fully. A reader holds one pool (256 MiB at 8 KB a row); up to 32,768 rows the shuffle is a full one. The price: rows of the same
-//! chunk stay within one pool's length of each other in larger data sets.
+//! is permuted fully. A reader holds one pool (256 MiB at 8 KB a row); up to 32,768 rows the shuffle is a full one. The
+//! price: rows of the same chunk stay within one pool's length of each other in larger data sets.
 
 use crate::rng::Rng;
 use std::ops::Range;

@@ -4,10 +4,11 @@
 //! ```text
 //! x ≈ values[code] · scale[block]        scale = max |x| of the block        1 + 4/256 bytes per number
 //! ```
-//! The codebook is the paper's dynamic one (after Dettmers 2015, "8-bit approximations"): seven decades, each with twice as many steps as the one below, so that small
-//! numbers of a block keep a digit while large ones keep two. Signed for first moments; for second ones, which are never
-//! negative, without the sign and with a bit more of precision. **Here a number that is not zero never becomes zero
-//! without the sign**: the update divides by the second moment's root, and a first moment divided by ε would explode.
+//! The codebook is the paper's dynamic one (after Dettmers 2015, "8-bit approximations"): seven decades, each with
+//! twice as many steps as the one below, so that small numbers of a block keep a digit while large ones keep two.
+//! Signed for first moments; for second ones, which are never negative, without the sign and with a bit more of
+//! precision. **Here a number that is not zero never becomes zero without the sign**: the update divides by the second
+//! moment's root, and a first moment divided by ε would explode.
 
 use crate::simd::{LANES, Simd};
 use std::sync::LazyLock;

@@ -46,7 +46,8 @@ impl<'a> Engine<'a> {
         Self { model, tokenizer, stop_ids, cache, slots, waiting, n_submitted, together }
     }
 
-    /// Puts a prompt in line for the model with its first adapter, if it has one. Its ticket counts from 0; with the knobs' seed it names the draws of the answer.
+    /// Puts a prompt in line for the model with its first adapter, if it has one. Its ticket counts from 0; with the
+    /// knobs' seed it names the draws of the answer.
     ///
     /// # Errors
     /// Knobs out of range, a prompt without tokens or without room, a token outside the vocabulary.

@@ -41,7 +41,8 @@ pub struct TrainKnobs {
     pub keep_best: bool,
     /// Evaluations without a lower loss on the held-out rows after which the run ends. 0: it never ends early.
     pub patience: u64,
-    /// What a spike of loss or gradient norm does: `ignore`, `skip` its update, `stop`, `roll-back` to the newest checkpoint.
+    /// What a spike of loss or gradient norm does: `ignore`, `skip` its update, `stop`, `roll-back` to the newest
+    /// checkpoint.
     pub on_spike: OnSpike,
 }
 

@@ -1,4 +1,5 @@
-//! What the optimizer keeps is a choice: how far each choice goes from AdamW in fp32, what it weighs, and that it comes back.
+//! What the optimizer keeps is a choice: how far each choice goes from AdamW in fp32, what it weighs, and that it comes
+//! back.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 #![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 

@@ -116,7 +116,8 @@ impl Dtype {
     }
 }
 
-/// A model for inference with its adapters, numbered as they were given, and its encoder; `fallback` is the template of a model that carries none.
+/// A model for inference with its adapters, numbered as they were given, and its encoder; `fallback` is the template of
+/// a model that carries none.
 pub(crate) fn model(
     args: &ModelArgs,
     fallback: Option<&str>,

@@ -1,5 +1,5 @@
-//! `cargo xtask bench train`: SmolLM2-135M, whole and by LoRA, ours beside TRL's SFTTrainer (and PEFT), on the same 512-token
-//! rows of ids with every token trained, 2 rows a step.
+//! `cargo xtask bench train`: SmolLM2-135M, whole and by LoRA, ours beside TRL's SFTTrainer (and PEFT), on the same
+//! 512-token rows of ids with every token trained, 2 rows a step.
 //!
 //! One comparison per setting of the peer: fp32, bf16 autocast (against our bf16 with fp32 masters), pure bf16, and
 //! fp32 with what a knowing user would tune. Both sides must see the same first loss.

@@ -15,7 +15,8 @@ pub(super) struct Offsets {
 }
 
 impl Offsets {
-    /// Takes the next offset and the line it lies on; `false` where it lies more than 4 GiB behind its group's first: no file of rows does that.
+    /// Takes the next offset and the line it lies on; `false` where it lies more than 4 GiB behind its group's first:
+    /// no file of rows does that.
     #[must_use]
     pub(super) fn push(&mut self, offset: u64, line: u64) -> bool {
         if self.deltas.len().is_multiple_of(GROUP) {

@@ -1,5 +1,5 @@
-//! The forward pass: keys and values are copied once, as products want them, then a task is a block of queries of one head. Its scores live
-//! in L2, the softmax is kept online.
+//! The forward pass: keys and values are copied once, as products want them, then a task is a block of queries of one
+//! head. Its scores live in L2, the softmax is kept online.
 
 use super::{
     AttentionShape,

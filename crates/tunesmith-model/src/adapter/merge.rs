@@ -9,7 +9,8 @@ impl Transformer {
     /// Writes the newest adapter into the base, and forgets it. The sum is made in fp32 and rounded to the weight's
     /// dtype. Adapters before it stay, and stand on the changed base.
     ///
-    /// A quantised base becomes the dense one that its codes stand for. Where head and embedding are one tensor and the adapter changes only one of them, the merged model has two.
+    /// A quantised base becomes the dense one that its codes stand for. Where head and embedding are one tensor and the
+    /// adapter changes only one of them, the merged model has two.
     pub fn merge_adapter(&mut self) {
         let _no_grad = tch::no_grad_guard();
         let Some(number) = self.adapters().len().checked_sub(1) else { return };

@@ -1,6 +1,7 @@
 //! LoRA adapters as llama.cpp has them: A and B of each matrix in one GGUF file, and a single α.
 //!
-//! llama.cpp scales each pair by α / r, r the pair's own rank. What scales otherwise (rsLoRA, patterns of α) is folded into B.
+//! llama.cpp scales each pair by α / r, r the pair's own rank. What scales otherwise (rsLoRA, patterns of α) is folded
+//! into B.
 
 use super::{Gguf, GgufType, GgufValue, export::export_lora_gguf, names};
 use crate::{

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The loss is the mean over rows, by their weights where they have some: Σ w · loss / Σ w, also in z, where a prompt's
-//! row tells; a row of weight 0 is not there. y' is the answer of another row: the KL term z is a statistic of the whole step, over prompts that are each followed
-//! by the answer of the row before. So the gradient of a KTO step depends on which rows stand together in it.
+//! row tells; a row of weight 0 is not there. y' is the answer of another row: the KL term z is a statistic of the
+//! whole step, over prompts that are each followed by the answer of the row before. So the gradient of a KTO step
+//! depends on which rows stand together in it.
 
 use super::{
     Metric, Objective, Reference, Term, Terms, Unit,
@@ -100,8 +101,8 @@ impl Objective for Kto {
     }
 }
 
-/// Each labelled document's prompt, if it counts, with the answer of the one before it, the first with the last's; the batches keep
-/// their sizes.
+/// Each labelled document's prompt, if it counts, with the answer of the one before it, the first with the last's; the
+/// batches keep their sizes.
 fn mismatched(batches: &[Batch], max_len: usize) -> Vec<Batch> {
     let counts = |doc: &Doc| doc.label.is_some() && doc.weight > 0.0;
     let mut prompts = Vec::new();
