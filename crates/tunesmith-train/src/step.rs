@@ -48,7 +48,7 @@ pub fn step(
     seed: u64,
 ) -> Result<StepOutcome, TrainError> {
     let never = AtomicBool::new(false);
-    let Some(measured) = measure(model, optimizer, objective, batches, seed, &never)? else {
+    let Some(measured) = measure(model, optimizer, objective, batches, Some(seed), &never)? else {
         return Ok(StepOutcome { loss: 0.0, grad_norm: 0.0, metrics: Vec::new() }); // never asked to stop
     };
     let Measured { loss, gradients, metrics } = measured;
@@ -57,7 +57,8 @@ pub fn step(
     Ok(StepOutcome { loss, grad_norm, metrics })
 }
 
-/// Loss and gradient of `batches`; `None` where `stop` was set before the last of them was through.
+/// Loss and gradient of `batches`; `None` where `stop` was set before the last of them was through. `seed`: as for [`step`];
+/// `None`: nothing is dropped.
 ///
 /// # Errors
 /// As [`step`].
@@ -66,7 +67,7 @@ pub fn measure(
     optimizer: &AdamW,
     objective: &dyn Objective,
     batches: &[Batch],
-    seed: u64,
+    seed: Option<u64>,
     stop: &AtomicBool,
 ) -> Result<Option<Measured>, TrainError> {
     let step = optimizer.n_steps() + 1;
@@ -83,7 +84,7 @@ pub fn measure(
         objective,
         batches,
         &counts,
-        DropoutKey { seed, step, micro_batch: 0 },
+        seed.map(|seed| DropoutKey { seed, step, micro_batch: 0 }),
         stop,
     );
     let gradients = optimizer.take_gradients(); // of a step that failed or was broken off, too: nothing is left behind
@@ -127,7 +128,7 @@ fn backward(
     objective: &dyn Objective,
     batches: &[Batch],
     counts: &PerUnit,
-    dropout: DropoutKey,
+    dropout: Option<DropoutKey>,
     stop: &AtomicBool,
 ) -> Result<Option<(f64, Vec<Metric>)>, TrainError> {
     let trained: Vec<_> = model.params().iter().filter(|p| p.trainable()).collect();
@@ -138,7 +139,7 @@ fn backward(
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let dropout = Some(DropoutKey { micro_batch, ..dropout });
+        let dropout = dropout.map(|key| DropoutKey { micro_batch, ..key });
         let pass = Pass { dropout, ..Pass::default() };
         let known = objective.known_gradients(batch, counts);
         let Terms { terms, metrics: of_batch, .. } =

@@ -219,7 +219,7 @@ pub fn train(
             continue;
         }
         let measured =
-            measure(run.model, run.optimizer, run.objective, &batches, run.seed, run.stop);
+            measure(run.model, run.optimizer, run.objective, &batches, Some(run.seed), run.stop);
         let measured = match measured {
             Err(error @ TrainError::NonFinite { .. }) => {
                 broken(&mut run, &mut saves, &batches, &error, &mut emit)?;

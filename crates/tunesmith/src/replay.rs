@@ -72,7 +72,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode> {
         run.display(),
         replay.batches.len()
     )?;
-    let seed = prepared.recipe.seed;
+    let seed = Some(prepared.recipe.seed);
     let never = AtomicBool::new(false);
     match measure(&model, &optimizer, objective.as_ref(), &replay.batches, seed, &never) {
         Ok(measured) => {

@@ -34,8 +34,9 @@ pub(crate) fn all(
     let tolerance =
         TOLERANCES.iter().find(|(kind, _)| *kind == model.kind()).map_or(0.1, |(_, t)| *t);
     let never = std::sync::atomic::AtomicBool::new(false);
+    // Nothing is dropped: a mask is named by its micro-batch, and so differs where a step is split.
     let go = |optimizer: &AdamW, objective: &dyn Objective, batches: &[Batch]| {
-        measure(model, optimizer, objective, batches, 0, &never)
+        measure(model, optimizer, objective, batches, None, &never)
     };
     let mut gradient = |batches: &[Batch]| -> Result<Vec<Tensor>> {
         let measured = go(optimizer, objective, batches)?;
@@ -51,6 +52,7 @@ pub(crate) fn all(
         documents_are_apart(&hidden, &groups)?,
         alone_is_the_same(&hidden, &groups, tolerance)?,
     ];
+    findings.extend(sharing_changes_nothing(&mut gradient, &groups, tolerance)?);
     let batch = [Batch::new(groups.iter().flatten())];
     findings.extend(beginning::all(model, objective, &batch[0], tolerance)?);
     if let Some(Measured { gradients, .. }) = go(optimizer, objective, &batch)? {
@@ -118,21 +120,45 @@ fn split_changes_nothing(
     let whole = gradient(&[batch(groups)])?;
     let (first, rest) = groups.split_at(1);
     let parts: Vec<Batch> = std::iter::once(first).chain(rest.chunks(2)).map(batch).collect();
-    let split = gradient(&parts)?;
-    let square = |t: &Tensor| t.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
-    let (mut difference, mut size) = (0.0, 0.0);
-    for (a, b) in whole.iter().zip(&split) {
-        difference += square(&(a - b));
-        size += square(a);
-    }
-    let error = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
-    let good = whole.len() == split.len() && error <= tolerance;
+    let error = distance(&whole, &gradient(&parts)?);
+    let good = error <= tolerance;
     let evidence = format!(
         "gradient of {} groups whole and in {} parts: relative difference {error:.1e}, at most {tolerance:.0e}",
         groups.len(),
         parts.len()
     );
     Ok(Finding::judged("accumulation", good, evidence))
+}
+
+/// Answers that share their prompt give the gradient of answers with a prompt each; `None` where none shares anything.
+fn sharing_changes_nothing(
+    gradient: &mut dyn FnMut(&[Batch]) -> Result<Vec<Tensor>>,
+    groups: &[Vec<Example>],
+    tolerance: f64,
+) -> Result<Option<Finding>> {
+    let mut shared = groups.concat();
+    Example::share_prompts(&mut shared);
+    let n: usize = shared.iter().map(|example| example.shared).sum();
+    if n == 0 {
+        return Ok(None);
+    }
+    let repeated = gradient(&[Batch::new(groups.iter().flatten())])?;
+    let error = distance(&repeated, &gradient(&[Batch::new(&shared)])?);
+    let evidence = format!(
+        "gradient with {n} tokens of prompts shared and repeated: relative difference {error:.1e}, at most {tolerance:.0e}"
+    );
+    Ok(Some(Finding::judged("shared prompts", error <= tolerance, evidence)))
+}
+
+/// ‖a − b‖ / ‖a‖ of two gradients; infinite where they are not of the same parameters.
+fn distance(a: &[Tensor], b: &[Tensor]) -> f64 {
+    if a.len() != b.len() {
+        return f64::INFINITY;
+    }
+    let square = |t: &Tensor| t.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| square(&(a - b))).sum();
+    let size: f64 = a.iter().map(square).sum();
+    (difference / size.max(f64::MIN_POSITIVE)).sqrt()
 }
 
 /// A document's hidden states do not change with its neighbour.
@@ -227,7 +253,7 @@ impl Objective for Poisoned<'_> {
 pub(super) mod tests {
     use super::*;
     use tch::Device;
-    use tunesmith_model::{Config, LoadOptions};
+    use tunesmith_model::{Config, LoadOptions, LoraConfig};
     use tunesmith_train::{AdamWKnobs, Sft};
 
     const CONFIG: &str = r#"{"model_type":"llama","hidden_act":"silu","vocab_size":32,"hidden_size":16,
@@ -264,6 +290,46 @@ pub(super) mod tests {
         }
     }
 
+    /// What an adapter drops is named by its micro-batch, and no bug.
+    #[test]
+    fn dropout_is_no_finding() {
+        let mut model = model();
+        let lora = LoraConfig { dropout: 0.5, ..LoraConfig::default() };
+        model.add_adapter(&lora, 1, true).unwrap();
+        let mut optimizer = AdamW::new(AdamWKnobs::default(), model.params());
+        let findings = all(&model, &mut optimizer, &Sft, &examples(), 1e-4).unwrap();
+        let accumulation = findings.iter().find(|finding| finding.check == "accumulation");
+        assert_eq!(accumulation.unwrap().verdict, Verdict::Good, "{findings:?}");
+    }
+
+    /// Answers that do not see the prompt that they share.
+    #[test]
+    fn a_lost_prompt_is_caught() {
+        let model = model();
+        let optimizer = AdamW::new(AdamWKnobs::default(), model.params());
+        let never = std::sync::atomic::AtomicBool::new(false);
+        let sound = |batches: &[Batch]| -> Result<Vec<Tensor>> {
+            let measured = measure(&model, &optimizer, &Sft, batches, None, &never)?.unwrap();
+            Ok(measured.gradients.tensors().map(Tensor::shallow_clone).collect())
+        };
+        let pair = |example: Example| {
+            let mut other = Example { tied: true, ..example.clone() };
+            other.ids.iter_mut().skip(3).for_each(|id| *id ^= 1);
+            vec![example, other]
+        };
+        let pairs: Vec<_> = examples().into_iter().map(pair).collect();
+        let finding = sharing_changes_nothing(&mut { sound }, &pairs, 1e-5).unwrap().unwrap();
+        assert_eq!(finding.verdict, Verdict::Good, "{finding:?}");
+        let mut mutant = |batches: &[Batch]| {
+            let mut batch = batches[0].clone();
+            batch.docs.iter_mut().for_each(|doc| doc.shared = 0);
+            sound(&[batch])
+        };
+        let finding = sharing_changes_nothing(&mut mutant, &pairs, 1e-5).unwrap().unwrap();
+        assert_eq!(finding.verdict, Verdict::Wrong, "{finding:?}");
+        assert_eq!(sharing_changes_nothing(&mut { sound }, &groups(), 1e-5).unwrap(), None);
+    }
+
     /// The loss of each micro-batch averaged by itself, and the averages averaged: the bug of October 2024.
     #[test]
     fn an_average_of_averages_is_caught() {
@@ -272,7 +338,8 @@ pub(super) mod tests {
         let never = std::sync::atomic::AtomicBool::new(false);
         let of = |batch: &Batch| -> Vec<Tensor> {
             let batches = std::slice::from_ref(batch);
-            let measured = measure(&model, &optimizer, &Sft, batches, 0, &never).unwrap().unwrap();
+            let measured =
+                measure(&model, &optimizer, &Sft, batches, None, &never).unwrap().unwrap();
             measured.gradients.tensors().map(Tensor::shallow_clone).collect()
         };
         let mut mutant = |batches: &[Batch]| {
