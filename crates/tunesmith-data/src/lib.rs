@@ -8,7 +8,7 @@ mod fault;
 mod llama_factory;
 mod shape;
 mod source;
-mod suggest;
+pub mod suggest;
 
 mod check;
 mod clean;

@@ -1,10 +1,7 @@
 //! "Did you mean …": the nearest of a few names, or nothing where none is near.
 
 /// The candidate closest to `name`, unless all are too far away to be what was meant.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
     let near = |candidate: &&str| strsim::jaro_winkler(&lower, &candidate.to_lowercase());
     let best = candidates.into_iter().max_by(|a, b| near(a).total_cmp(&near(b)))?;
@@ -32,7 +29,7 @@ pub(crate) fn column<'a>(column: &str, found: &'a [String]) -> Option<&'a str> {
 }
 
 /// `a`, `b` and `c`, for messages.
-pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
+pub fn list<S: AsRef<str>>(names: &[S]) -> String {
     if names.is_empty() {
         return "none".into();
     }

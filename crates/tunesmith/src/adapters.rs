@@ -3,18 +3,18 @@
 use crate::{
     exit::{ConfigError, Exit, Failure},
     grow, locate,
+    run_dir::FINAL,
 };
 use anyhow::Result;
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
 };
+use tunesmith_data::suggest;
 use tunesmith_model::{Storage, adapter_labels, adapter_storage};
 
 /// What requests call the model without any adapter.
 const BASE: &str = "base";
-/// Folders of a run whose names say nothing about it.
-const INSIDE_RUNS: [&str; 1] = ["final"];
 
 /// `--adapter DIR`, called by the last part of its path, or `--adapter NAME=DIR`.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl FromStr for AdapterArg {
 /// The last part of a path that tells one run from another.
 fn own_name(path: &Path) -> String {
     let parts = path.iter().rev().map(|part| part.to_string_lossy().into_owned());
-    let mut telling = parts.filter(|part| !INSIDE_RUNS.contains(&part.as_str()));
+    let mut telling = parts.filter(|part| part != FINAL);
     telling.next().unwrap_or_else(|| path.display().to_string())
 }
 
@@ -92,21 +92,18 @@ pub(crate) fn choose(adapters: &[AdapterArg], name: &str) -> Result<Option<usize
             "no adapter is called `{name}`: none was given\nhelp: --adapter {name}=DIR gives one"
         ));
     }
-    let names = || adapters.iter().map(|adapter| adapter.name.as_str()).chain([BASE]);
-    let near = |other: &&str| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
-    let nearest = names().max_by(|a, b| near(a).total_cmp(&near(b))).filter(|n| near(n) > 0.8);
-    let meant = nearest.map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
-    Err(format!("no adapter is called `{name}`\nhelp: {meant}there are {}", list(names())))
+    let meant = suggest::nearest(name, all_names(adapters));
+    let meant = meant.map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+    Err(format!("no adapter is called `{name}`\nhelp: {meant}there are {}", names(adapters)))
 }
 
-/// `a`, `b` and `base`, for people.
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+fn all_names(adapters: &[AdapterArg]) -> Vec<&str> {
+    adapters.iter().map(|adapter| adapter.name.as_str()).chain([BASE]).collect()
 }
 
 /// What requests are answered by, the one in use first: for people.
 pub(crate) fn names(adapters: &[AdapterArg]) -> String {
-    list(adapters.iter().map(|adapter| adapter.name.as_str()).chain([BASE]))
+    suggest::list(&all_names(adapters))
 }
 
 /// What a request without a name is answered by: the first adapter, if there is one.

@@ -4,6 +4,7 @@ use crate::{
     cli::SourceChoice,
     exit::{Exit, Failure},
     gguf,
+    run_dir::FINAL,
 };
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ pub(crate) fn model(
     if path.extension().is_some_and(|e| e == "gguf") && path.is_file() {
         return Ok(LocatedModel { dir: gguf::directory(path)?, fallback: None });
     }
-    let run = path.join("final"); // a run directory stands for the model it made
+    let run = path.join(FINAL); // a run directory stands for the model it made
     if let Some(dir) = [path, run.as_path()].iter().find(|dir| dir.join("config.json").is_file()) {
         return Ok(LocatedModel { dir: dir.to_path_buf(), fallback: None });
     }
@@ -86,7 +87,7 @@ pub(crate) fn model(
 
 /// The directory of an adapter: the given one, or `final/` of the run that it is.
 pub(crate) fn adapter(path: &Path) -> PathBuf {
-    let inside = path.join("final");
+    let inside = path.join(FINAL);
     match !path.join(ADAPTER_CONFIG).exists() && inside.join(ADAPTER_CONFIG).exists() {
         true => inside,
         false => path.to_owned(),

@@ -15,6 +15,8 @@ use std::{
 const BEGINNINGS: [&str; 3] = [LOCK, ".recipe.toml.tmp", REHEARSAL];
 /// Where a rehearsal saves and reloads.
 pub(crate) const REHEARSAL: &str = ".rehearsal";
+/// What a run trained, as transformers and PEFT load it.
+pub(crate) const FINAL: &str = "final";
 
 /// A run directory that this process owns until it ends. Where nothing was written, nothing is left behind.
 pub(crate) struct RunDir {
@@ -75,7 +77,7 @@ impl RunDir {
     }
 
     pub(crate) fn final_model(&self) -> PathBuf {
-        self.root.join("final")
+        self.root.join(FINAL)
     }
 
     /// Removes a file, if it is there.

@@ -108,8 +108,8 @@ pub(crate) fn run(
     Ok(lines)
 }
 
-/// `n` rows of `length` tokens, all trained, out of the ids of real examples; tied and labelled as they are. Of answers that
-/// are tied, each may be so long, and a row holds two.
+/// `n` rows of `length` tokens, all trained, out of the ids of real examples; tied and labelled as they are. Of
+/// answers that are tied, each may be so long, and a row holds two.
 fn longest(examples: &[Example], n: usize, length: usize) -> Batch {
     let ids: Vec<u32> = examples.iter().flat_map(|e| e.ids.iter().copied()).collect();
     let mut ids = ids.into_iter().cycle();
